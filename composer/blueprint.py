@@ -1,0 +1,582 @@
+"""Stage 1: a YAML file -> a `Blueprint`: what was asked, every value with its line and column.
+
+Nothing is resolved against blocks here. `extends` is followed, a preset and overrides are laid over the parameters,
+and the parameters are typed and computed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from composer import expressions, source
+from composer.diagnostics import (
+    BlueprintError,
+    ComposerError,
+    Diagnostic,
+    Label,
+    Source,
+    Span,
+    did_you_mean,
+    listing,
+    nearest,
+)
+from composer.names import Names, evaluate
+from composer.source import Map, Seq, span_of
+
+VERSION = 1
+KEYS: Mapping[str, type | tuple[type, ...]] = {
+    "blueprint": int,
+    "name": str,
+    "summary": str,
+    "source": dict,
+    "extends": str,
+    "requires": list,
+    "params": dict,
+    "presets": dict,
+    "inputs": dict,
+    "graph": dict,
+    "outputs": dict,
+    "edit": list,
+    "init": list,
+    "weights": (list, dict),
+}
+"""The keys of a document and what each holds."""
+
+PARAM_KEYS = frozenset("type default min max choices multiple_of divides nullable doc".split())
+PARAM_TYPES: Mapping[str, tuple[type, ...]] = {
+    "int": (int,),
+    "float": (int, float),
+    "bool": (bool,),
+    "str": (str,),
+    "list": (list,),
+    "any": (object,),
+    "block": (object,),
+}
+EDITS = ("set", "replace", "wrap", "insert_after", "remove", "add")
+
+
+@dataclass(frozen=True)
+class Param:
+    """A typed parameter: its declaration and, after loading, its value."""
+
+    name: str
+    type: str
+    default: Any
+    span: Span | None
+    rules: Mapping[str, Any] = field(default_factory=dict)
+    doc: str = ""
+    value: Any = None
+    value_span: Span | None = None
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One change by address: `action` is one of `EDITS`."""
+
+    at: tuple[str, ...]
+    action: str
+    change: Any
+    span: Span | None
+
+    @property
+    def where(self) -> str:
+        return ", ".join(self.at)
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """A blueprint as asked for: with its preset and overrides laid over it. Immutable."""
+
+    name: str
+    path: str
+    summary: str = ""
+    source: Mapping[str, Any] = field(default_factory=dict)
+    params: Mapping[str, Param] = field(default_factory=dict)
+    presets: tuple[str, ...] = ()
+    inputs: Map = field(default_factory=Map)
+    graph: Map = field(default_factory=Map)
+    outputs: Map = field(default_factory=Map)
+    edits: tuple[Edit, ...] = ()
+    init: tuple[Any, ...] = ()
+    weights: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    requires: tuple[str, ...] = ()
+    files: tuple[Path, ...] = ()
+    library: Mapping[str, Path] = field(default_factory=dict, repr=False)
+    span: Span | None = field(default=None, repr=False)
+
+    @property
+    def values(self) -> dict[str, Any]:
+        return {name: p.value for name, p in self.params.items()}
+
+    @property
+    def names(self) -> Names:
+        """The parameters, as the graph's expressions see them."""
+        return Names(self.values, {n: p.value_span or p.span for n, p in self.params.items()})
+
+
+def load(
+    what: str | os.PathLike[str],
+    overrides: Mapping[str, Any] | None = None,
+    library: Mapping[str, Path] | None = None,
+    near: Path | None = None,
+) -> Blueprint:
+    """A blueprint by shipped name (`vit`), preset (`vit:large`) or path, with `key=value` overrides.
+
+    A key with dots is an address: `decoder.*.fuse=fuse.add` is an edit. Raises `BlueprintError` with every mistake found.
+    """
+    library = {**shipped(), **(library or {})}
+    path, preset = find(str(what), library, near)
+    layers = _Layers.read(path, library, ())
+    layers = layers.with_preset(preset) if preset else layers
+    layers = layers.with_overrides(overrides or {})
+    return layers.finish(str(what) if str(what) in library or preset else layers.name, library)
+
+
+def shipped() -> dict[str, Path]:
+    """The shipped blueprints: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).parent
+    for folder in (package / "blueprints", package.parent / "blueprints"):
+        if folder.is_dir():
+            return {p.stem: p for p in sorted(folder.rglob("*.yaml"))}
+    return {}
+
+
+def find(what: str, library: Mapping[str, Path], near: Path | None = None) -> tuple[Path, str]:
+    """The file a name stands for, and the preset."""
+    for name, preset in ((what, ""), tuple(what.rpartition(":")[::2])):
+        if not name:
+            continue
+        if name in library:
+            return library[name], preset
+        local = (near or Path()) / name
+        if _looks_like_a_path(name) and (local.exists() or not preset and ":" not in what):
+            return local, preset
+    name = what.split(":")[0]
+    close = nearest(name, library)
+    help = [f"did you mean `{close[0]}`?"] if close else []
+    raise BlueprintError(
+        Diagnostic(
+            "BP105",
+            f"there is no blueprint `{name}`, and no such file",
+            notes=(f"shipped: {listing(library)}",),
+            help=(*help, "give a name from `composer list`, or the path of a .yaml file"),
+        )
+    )
+
+
+def _looks_like_a_path(name: str) -> bool:
+    return name.endswith((".yaml", ".yml")) or os.sep in name or Path(name).exists()
+
+
+@dataclass(frozen=True)
+class _Layers:
+    """A document while bases, a preset and overrides are laid over each other."""
+
+    name: str
+    path: Path
+    top: Map
+    params: Mapping[str, tuple[Any, Span | None]]
+    given: Mapping[str, tuple[Any, Span | None]]
+    presets: Mapping[str, Any]
+    inputs: Map
+    graph: Map
+    outputs: Map
+    edits: tuple[Edit, ...]
+    init: tuple[Any, ...]
+    weights: Mapping[str, tuple[Any, ...]]
+    files: tuple[Path, ...]
+
+    @staticmethod
+    def read(path: Path, library: Mapping[str, Path], chain: tuple[Path, ...]) -> _Layers:
+        top = source.read(path)
+        _check_document(top, path)
+        own = _Layers(
+            name=str(top.get("name") or path.stem),
+            path=path,
+            top=top,
+            params={k: (v, span_of(top["params"], k)) for k, v in (top.get("params") or {}).items()},
+            given={},
+            presets=top.get("presets") or {},
+            inputs=top.get("inputs") or Map(),
+            graph=top.get("graph") or Map(),
+            outputs=top.get("outputs") or Map(),
+            edits=_edits(top.get("edit")),
+            init=tuple(top.get("init") or ()),
+            weights=_rules(top.get("weights")),
+            files=(path,),
+        )
+        return own._over_base(library, chain) if "extends" in top else own
+
+    def _over_base(self, library: Mapping[str, Path], chain: tuple[Path, ...]) -> _Layers:
+        span = span_of(self.top, "extends")
+        try:
+            path, preset = find(self.top["extends"], library, self.path.parent)
+        except BlueprintError as fault:
+            raise BlueprintError(replace(fault.diagnostics[0], span=span)) from None
+        seen = (*chain, self.path.resolve())
+        if path.resolve() in seen:
+            files = " -> ".join(p.name for p in (*seen, path))
+            raise BlueprintError(Diagnostic("BP109", f"`extends` goes in a circle: {files}", span))
+        base = _Layers.read(path, library, seen)
+        base = base.with_preset(preset) if preset else base
+        return base._under(self)
+
+    def _under(self, child: _Layers) -> _Layers:
+        """This base with a child laid over it."""
+        params, given = dict(self.params), dict(self.given)
+        for name, (value, span) in child.params.items():
+            long = isinstance(value, dict) and "default" in value and PARAM_KEYS >= set(value)
+            if name in params and not long:
+                given[name] = (value, span)
+            else:
+                params[name] = (value, span)
+                given.pop(name, None)
+        sources = [*child.weights, *(s for s in self.weights if s not in child.weights)]
+        return replace(
+            child,
+            params=params,
+            given=given,
+            presets={**self.presets, **child.presets},
+            inputs=_merged(self.inputs, child.inputs),
+            graph=self.graph,
+            outputs=child.outputs or self.outputs,
+            edits=self.edits + child.edits,
+            init=child.init + self.init,
+            weights={s: child.weights.get(s, ()) + self.weights.get(s, ()) for s in sources},
+            files=self.files + child.files,
+            top=Map({**{k: v for k, v in self.top.items() if k in ("source", "summary")}, **child.top}),
+        )
+
+    def with_preset(self, preset: str) -> _Layers:
+        if preset not in self.presets:
+            known = f"it has {listing(self.presets)}" if self.presets else "it has none"
+            text = f"`{self.name}` has no preset `{preset}`{did_you_mean(preset, self.presets)}"
+            raise BlueprintError(Diagnostic("BP105", text, span_of(self.top, "presets"), notes=(known,)))
+        chosen = self.presets[preset] or Map()
+        if not isinstance(chosen, dict):
+            raise BlueprintError(
+                Diagnostic("BP201", f"the preset `{preset}` must be a mapping", span_of(self.presets, preset))
+            )
+        values = {k: (v, span_of(chosen, k)) for k, v in chosen.items() if k not in ("edit", "weights", "init")}
+        self._check_known(values, f"the preset `{preset}` sets")
+        rules = _rules(chosen.get("weights"))
+        return replace(
+            self,
+            given={**self.given, **values},
+            edits=self.edits + _edits(chosen.get("edit")),
+            init=tuple(chosen.get("init") or ()) + self.init,
+            weights={s: rules.get(s, ()) + self.weights.get(s, ()) for s in {**rules, **self.weights}},
+        )
+
+    def with_overrides(self, overrides: Mapping[str, Any]) -> _Layers:
+        values, edits = {}, []
+        for key, value in overrides.items():
+            span = span_of(overrides, key)
+            if "." in key:
+                at, _, last = key.rpartition(".")
+                edits.append(Edit((at,), "set", Map({last: value}), span))
+            else:
+                values[key] = (value, span)
+        self._check_known(values, "there is", "no parameter")
+        return replace(self, given={**self.given, **values}, edits=self.edits + tuple(edits))
+
+    def _check_known(self, values: Mapping[str, Any], start: str, what: str = "an unknown parameter") -> None:
+        bad = [
+            Diagnostic(
+                "BP105",
+                f"{start} {what} `{key}`{did_you_mean(key, self.params)}",
+                span,
+                notes=(f"parameters: {listing(self.params)}",),
+            )
+            for key, (_, span) in values.items()
+            if key not in self.params
+        ]
+        if bad:
+            raise BlueprintError(bad)
+
+    def finish(self, name: str, library: Mapping[str, Path]) -> Blueprint:
+        params = _computed({k: _param(k, *v) for k, v in self.params.items()}, self.given)
+        blueprint = Blueprint(
+            name=name,
+            path=str(self.path),
+            summary=str(self.top.get("summary") or ""),
+            source=dict(self.top.get("source") or {}),
+            params=params,
+            presets=tuple(self.presets),
+            inputs=self.inputs,
+            graph=self.graph,
+            outputs=self.outputs,
+            edits=self.edits,
+            init=self.init,
+            weights=self.weights,
+            requires=tuple(map(str, self.top.get("requires") or ())),
+            files=self.files,
+            library=library,
+            span=self.top.key_spans.get("blueprint"),
+        )
+        _check_complete(blueprint, self)
+        return blueprint
+
+
+def _check_document(top: Map, path: Path) -> None:
+    """Keys, their kinds, and the language version."""
+    bad = []
+    for key, value in top.items():
+        if key not in KEYS:
+            text = f"unknown key `{key}`{did_you_mean(key, KEYS)}"
+            bad.append(Diagnostic("BP101", text, top.key_spans.get(key), notes=(f"keys: {listing(KEYS, 20)}",)))
+        elif value is not None and (not isinstance(value, KEYS[key]) or isinstance(value, bool)):
+            wanted = KEYS[key]
+            kinds = wanted if isinstance(wanted, tuple) else (wanted,)
+            names = " or ".join({"dict": "a mapping", "list": "a list"}.get(k.__name__, k.__name__) for k in kinds)
+            bad.append(Diagnostic("BP201", f"`{key}` must be {names}, not {value!r:.60}", span_of(top, key)))
+    if "blueprint" not in top:
+        bad.append(
+            Diagnostic("BP101", "this is not a blueprint: the key `blueprint: 1` is missing", top.span, help=("add it",))
+        )
+    elif top["blueprint"] != VERSION and not bad:
+        text = f"language version {top['blueprint']} is not known; this Composer reads version {VERSION}"
+        bad.append(Diagnostic("BP101", text, span_of(top, "blueprint")))
+    if "extends" in top and "graph" in top:
+        text = "a blueprint that extends another changes its graph by `edit`"
+        bad.append(Diagnostic("BP101", text, top.key_spans.get("graph"), others=(Label(top.key_spans["extends"], ""),)))
+    if bad:
+        raise BlueprintError(bad)
+
+
+def _check_complete(blueprint: Blueprint, layers: _Layers) -> None:
+    for key in ("inputs", "graph", "outputs"):
+        if not getattr(blueprint, key):
+            raise BlueprintError(Diagnostic("BP101", f"the key `{key}` is missing", layers.top.span))
+    used = _names_used(layers)
+    unused = [p for n, p in blueprint.params.items() if n not in used]
+    if unused:
+        raise BlueprintError(
+            [Diagnostic("BP108", f"nothing uses the parameter `{p.name}`", p.span, help=("remove it",)) for p in unused]
+        )
+
+
+def _names_used(layers: _Layers) -> set[str]:
+    texts: list[Any] = [layers.inputs, layers.graph, layers.outputs, list(layers.init)]
+    texts += [e.change for e in layers.edits]
+    texts += [p.get("edit") for p in layers.presets.values() if isinstance(p, dict)]
+    texts += [[v for v, _ in layers.params.values()], [v for v, _ in layers.given.values()]]
+    words = expressions.names_in(texts)
+    return words | {w.lstrip("$") for v in layers.inputs.values() for w in _type_words(v) if w.startswith("$")}
+
+
+def _type_words(spec: Any) -> list[str]:
+    text = spec.get("type") if isinstance(spec, dict) else spec
+    return str(text).split()
+
+
+def _merged(base: Map, child: Map) -> Map:
+    result = Map({**base, **child})
+    for part in (base, child):
+        result.span = getattr(part, "span", None) or getattr(result, "span", None)  # type: ignore[assignment]
+        result.key_spans = {**getattr(result, "key_spans", {}), **getattr(part, "key_spans", {})}
+        result.value_spans = {**getattr(result, "value_spans", {}), **getattr(part, "value_spans", {})}
+    return result
+
+
+def merge_specs(base: Any, change: Any) -> Any:
+    """`change` laid over `base`, deeply; a mapping that names another block replaces instead of merging."""
+    if not isinstance(base, dict) or not isinstance(change, dict):
+        return change
+    if ("use" in change and change["use"] != base.get("use")) or ("graph" in change and "use" in base):
+        return change
+    result = _merged(_as_map(base), _as_map(change))
+    for key in change:
+        if key in base:
+            result[key] = merge_specs(base[key], change[key])
+    return result
+
+
+def _as_map(value: Mapping[str, Any]) -> Map:
+    return value if isinstance(value, Map) else Map(value)
+
+
+def without(spec: Mapping[str, Any], *keys: str) -> Map:
+    """A mapping less some keys, its places kept."""
+    kept = _merged(_as_map(spec), Map())
+    for key in keys:
+        kept.pop(key, None)
+    return kept
+
+
+def _edits(items: Any) -> tuple[Edit, ...]:
+    result, bad = [], []
+    for index, item in enumerate(items or ()):
+        span = span_of(items, index)
+        try:
+            result.append(_edit(item, span))
+        except BlueprintError as fault:
+            bad += fault.diagnostics
+    if bad:
+        raise BlueprintError(bad)
+    return tuple(result)
+
+
+def _edit(item: Any, span: Span | None) -> Edit:
+    if not isinstance(item, dict):
+        raise BlueprintError(Diagnostic("BP201", f"an edit is a mapping, not {item!r:.60}", span))
+    for key in item:
+        if key not in ("at", "note", *EDITS):
+            text = f"an edit has no `{key}`{did_you_mean(key, EDITS)}"
+            raise BlueprintError(Diagnostic("BP101", text, item.key_spans.get(key) if isinstance(item, Map) else span))
+    actions = [a for a in EDITS if a in item]
+    if len(actions) != 1:
+        said = listing(actions) if actions else "none"
+        raise BlueprintError(Diagnostic("BP201", f"an edit has one of {listing(EDITS)}; this one has {said}", span))
+    action = actions[0]
+    if (action == "add") == ("at" in item):
+        text = "`add` takes no `at`" if action == "add" else "an edit needs `at`: an address or a list of addresses"
+        raise BlueprintError(Diagnostic("BP201", text, span))
+    at = item.get("at", [])
+    return Edit(tuple(map(str, at if isinstance(at, list) else [at])), action, item[action], span)
+
+
+def _rules(weights: Any) -> dict[str, tuple[Any, ...]]:
+    """`weights:` is a list of rules, or a mapping of such lists by where a checkpoint comes from."""
+    if weights is None:
+        return {}
+    return {str(k): tuple(v or ()) for k, v in weights.items()} if isinstance(weights, dict) else {"official": tuple(weights)}
+
+
+def _param(name: str, spec: Any, span: Span | None) -> Param:
+    if not isinstance(spec, dict) or not ("default" in spec or "type" in spec) or set(spec) - PARAM_KEYS:
+        if isinstance(spec, dict) and "use" not in spec and "graph" not in spec:
+            odd = [k for k in spec if k not in PARAM_KEYS]
+            text = f"the parameter `{name}` has an unknown key `{odd[0] if odd else ''}`{did_you_mean(odd[0], PARAM_KEYS) if odd else ''}"
+            raise BlueprintError(Diagnostic("BP101", text, span, notes=(f"keys: {listing(sorted(PARAM_KEYS))}",)))
+        return Param(name, _type_of(spec), spec, span)
+    type_ = str(spec.get("type") or _type_of(spec.get("default")))
+    if type_ not in PARAM_TYPES:
+        text = f"the parameter `{name}` has no type `{type_}`{did_you_mean(type_, PARAM_TYPES)}"
+        raise BlueprintError(Diagnostic("BP201", text, span_of(spec, "type"), notes=(f"types: {listing(PARAM_TYPES)}",)))
+    rules = {k: v for k, v in spec.items() if k in ("min", "max", "choices", "multiple_of", "divides", "nullable")}
+    default = spec["default"] if "default" in spec else _MISSING
+    return Param(name, type_, default, span_of(spec, "default") or span, rules, str(spec.get("doc") or ""))
+
+
+_MISSING = object()
+
+
+def _type_of(default: Any) -> str:
+    if default is None or expressions.is_expression(default):
+        return "any"
+    if isinstance(default, bool):
+        return "bool"
+    for name, type_ in (("int", int), ("float", float), ("str", str), ("list", list)):
+        if isinstance(default, type_):
+            return name
+    return "block"
+
+
+def _computed(params: dict[str, Param], given: Mapping[str, tuple[Any, Span | None]]) -> dict[str, Param]:
+    """Every parameter with its value; they may be computed from each other in any order."""
+    done: dict[str, Param] = {}
+    bad: list[Diagnostic] = []
+
+    def value(name: str, asking: tuple[str, ...]) -> Any:
+        if name in done:
+            return done[name].value
+        if name in asking:
+            text = f"parameters are computed in a circle: {' -> '.join((*asking, name))}"
+            raise BlueprintError(Diagnostic("BP109", text, params[name].span))
+        param = params[name]
+        raw, span = given.get(name, (param.default, param.span))
+        if raw is _MISSING:
+            raise BlueprintError(Diagnostic("BP202", f"the parameter `{name}` needs a value", param.span))
+        done[name] = replace(param, value=compute(param, raw, span, (*asking, name)), value_span=span)
+        return done[name].value
+
+    def compute(param: Param, raw: Any, span: Span | None, asking: tuple[str, ...]) -> Any:
+        if param.type == "block":
+            return raw
+        lazy = {n: value(n, asking) for n in expressions.names_in(raw) if n in params}
+        rules = {k: _rule_value(r, params, value, asking) for k, r in param.rules.items()}
+        result = evaluate(raw, Names(lazy), span)
+        return _checked(param, result, rules, span)
+
+    for name in params:
+        try:
+            value(name, ())
+        except ComposerError as fault:
+            bad += [d for d in fault.diagnostics if d not in bad]
+    if bad:
+        raise BlueprintError(bad)
+    return {name: done[name] for name in params}
+
+
+def _rule_value(rule: Any, params: Mapping[str, Param], value: Any, asking: tuple[str, ...]) -> Any:
+    return evaluate(rule, Names({n: value(n, asking) for n in expressions.names_in(rule) if n in params}))
+
+
+def _checked(param: Param, value: Any, rules: Mapping[str, Any], span: Span | None) -> Any:
+    """The value of a parameter, or what is wrong with it."""
+    said = f"the parameter `{param.name}` = {value!r}"
+
+    def refuse(why: str) -> BlueprintError:
+        notes = (param.doc,) if param.doc else ()
+        return BlueprintError(Diagnostic("BP201", f"{said} {why}", span, notes=notes))
+
+    if value is None and (rules.get("nullable") or not param.rules):
+        return None
+    if not _is_of_type(value, param.type):
+        raise refuse(f"must be {param.type}" + (" or null" if rules.get("nullable") else ""))
+    items = [v for v in _flat(value) if isinstance(v, (int, float)) and not isinstance(v, bool)]
+    if "choices" in rules and value not in rules["choices"]:
+        raise refuse(f"must be one of {listing(rules['choices'])}")
+    for item in items:
+        if "min" in rules and item < rules["min"]:
+            raise refuse(f"must be at least {rules['min']}")
+        if "max" in rules and item > rules["max"]:
+            raise refuse(f"must be at most {rules['max']}")
+        if "multiple_of" in rules and item % rules["multiple_of"]:
+            raise refuse(f"must be a multiple of {rules['multiple_of']}")
+        if "divides" in rules and (not item or any(d % item for d in _flat(rules["divides"]))):
+            raise refuse(f"must divide {rules['divides']}")
+    return value
+
+
+def _is_of_type(value: Any, name: str) -> bool:
+    """Numbers may stand for one axis or, as lists, for each: `patch: 16` and `patch: [2, 4, 4]` are one type."""
+    if name == "any":
+        return True
+    if isinstance(value, list) and name in ("int", "float", "bool"):
+        return all(_is_of_type(v, name) for v in value)
+    if name == "list" and isinstance(value, (int, float, str)) and not isinstance(value, bool):
+        return not isinstance(value, str)
+    wanted = PARAM_TYPES[name]
+    return isinstance(value, wanted) and (not isinstance(value, bool) or bool in wanted)
+
+
+def _flat(value: Any) -> Iterable[Any]:
+    return [x for v in value for x in _flat(v)] if isinstance(value, list) else [value]
+
+
+def parse_overrides(pairs: Iterable[str]) -> Map:
+    """`key=value` words of a command line; values are YAML, so lists and nulls work and a mistake has a place."""
+    result, lines = Map(), []
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key.strip():
+            raise BlueprintError(
+                Diagnostic("BP201", f"`{pair}` is not key=value", help=("write for example `dim=48` or `size=[96,96]`",))
+            )
+        lines.append((key.strip(), value))
+    for key, value in lines:
+        text = Source("<command line>", f"{key}={value}")
+        parsed = source.parse(Source("<command line>", f'"value": {value}'))
+        result[key] = parsed["value"]
+        place = Span(text, 1, len(key) + 2, 1, len(key) + 2 + max(1, len(value)))
+        result.key_spans[key], result.value_spans[key] = replace(place, column=1, end_column=len(key) + 1), place
+    return result
+
+
+__all__ = ["Blueprint", "Edit", "Param", "Seq", "find", "load", "merge_specs", "parse_overrides", "shipped", "without"]

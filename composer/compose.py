@@ -1,0 +1,122 @@
+"""The walk: load -> link -> infer -> optimize -> build. Each arrow is a pure function on frozen values."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from composer import blueprint as stage
+from composer import sizes
+from composer.diagnostics import BlueprintError, Diagnostic
+from composer.graph import Graph, link_all
+from composer.inference import Program, infer_all
+from composer.passes import optimize
+from composer.registry import Registry
+
+if TYPE_CHECKING:
+    from composer.module import Network
+
+
+def compose(
+    source: str | os.PathLike[str], registry: Registry | None = None, overrides: Mapping[str, Any] | None = None
+) -> Network:
+    """A blueprint's network, in one call."""
+    return load(source, registry, **(overrides or {})).build()
+
+
+def load(source: str | os.PathLike[str], registry: Registry | None = None, /, **overrides: Any) -> Blueprint:
+    """A blueprint by shipped name (`"swin_unet"`), preset (`"vit:large"`) or path, with parameters set by name.
+
+    >>> load("vit", classes=10).build()
+    """
+    return Blueprint.load(source, registry, overrides)
+
+
+@dataclass(frozen=True)
+class Blueprint(stage.Blueprint):
+    """A loaded blueprint with the rest of the walk attached. Immutable; every method starts from the text again."""
+
+    registry: Registry = Registry()
+
+    @classmethod
+    def load(
+        cls,
+        source: str | os.PathLike[str],
+        registry: Registry | None = None,
+        overrides: Mapping[str, Any] | None = None,
+    ) -> Blueprint:
+        registry = registry or Registry.discover()
+        loaded = stage.load(source, overrides, registry.blueprints)
+        return cls(**{f: getattr(loaded, f) for f in stage.Blueprint.__dataclass_fields__}, registry=registry)
+
+    def link(self) -> Graph:
+        """Names -> blocks, slots and edges."""
+        graph, mistakes = link_all(self, self.registry)
+        if mistakes:
+            raise BlueprintError(mistakes)
+        return graph
+
+    def infer(self) -> Program:
+        """Types, constraints and a flat program; all mistakes of the blueprint in one error."""
+        graph, mistakes = link_all(self, self.registry)
+        if mistakes:
+            more = infer_all(graph)[1] if not any(m.code in _STOPS for m in mistakes) else []
+            raise BlueprintError([*mistakes, *(m for m in more if m not in mistakes and m.code != "BP104")])
+        program, mistakes = infer_all(graph)
+        if mistakes:
+            raise BlueprintError(mistakes)
+        return program
+
+    def check(self, **shapes: tuple[int, ...]) -> Program:
+        """Everything short of building: `check(image=(1, 3, 224, 224))` also checks a shape. Needs no torch."""
+        program = self.infer()
+        mistakes = [m for name, shape in shapes.items() for m in _shape_mistakes(program, name, shape)]
+        if mistakes:
+            raise BlueprintError(mistakes)
+        return program
+
+    def sizes(self, limit: int = 1024) -> dict[str, list[int]]:
+        """The valid sizes 1..limit of each axis while the others stay as built for."""
+        program = self.infer()
+        return {axis: sizes.valid(program.constraints, axis, program.built, limit) for axis in program.built}
+
+    def build(self, device: Any = None, weights: str | os.PathLike[str] | None = None) -> Network:
+        """The network: a plain `torch.nn.Module` whose `state_dict` keys are node addresses."""
+        program = optimize(self.infer(), self.registry.passes)
+        from composer.module import build  # torch, 2 s: nothing before this needs it
+
+        network = build(program, device)
+        if weights is not None:
+            from composer.weights import load_file, load_into
+
+            load_into(network, load_file(Path(weights)), name=str(weights))
+        return network
+
+    def __reduce__(self) -> Any:
+        """A pickle holds the data; blocks are looked up among the plugins installed where it is opened."""
+        own = {f: getattr(self, f) for f in stage.Blueprint.__dataclass_fields__}
+        return _restored, (own, None if self.registry is Registry.discover() else self.registry)
+
+
+_STOPS = ("BP106",)
+
+
+def _restored(fields: Mapping[str, Any], registry: Registry | None) -> Blueprint:
+    return Blueprint(**fields, registry=registry or Registry.discover())
+
+
+def _shape_mistakes(program: Program, name: str, shape: Iterable[int]) -> list[Diagnostic]:
+    """What is wrong with feeding `shape`, without feeding it."""
+    spec = next((i for i in program.inputs if i.name == name), None)
+    shape = tuple(shape)
+    if spec is None:
+        return [Diagnostic("BP503", f"there is no input `{name}`; there are {', '.join(i.name for i in program.inputs)}")]
+    if len(shape) != len(spec.type.grid) + 2:
+        return [Diagnostic("BP502", f"`{name}` of shape {shape} has {len(shape)} axes; the network takes {spec.type}", spec.span)]
+    if shape[1] != spec.type.channels:
+        return [Diagnostic("BP504", f"`{name}` of shape {shape} has {shape[1]} channels; the network takes {spec.type}", spec.span)]
+    env = dict(zip(spec.axes, shape[2:], strict=False))
+    return [replace(m, span=spec.span) for m in sizes.violations(program.constraints, env, spec.span)]

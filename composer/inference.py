@@ -1,0 +1,688 @@
+"""Stage 3: Graph -> Program: every value gets a type, every axis its constraints, compounds become leaves.
+
+The linked tree is walked once, in order of computation. A compound block composes itself here, because what it is made
+of may depend on types (a residual block has a shortcut only where its body changes the type). What comes out is flat: a
+list of `Step`s, each a leaf with its values; the compiler has put every value into the memory layout its reader wants.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from composer.block import Block
+from composer.diagnostics import BlueprintError, ComposerError, Diagnostic, Label, PluginError, Span, listing
+from composer.dims import Dim, Size, at, product, symbols_of
+from composer.graph import Body, Broken, Call, Graph, GraphInput, Group, Input, Ref, Through
+from composer.layouts import Flatten, Held, ToFirst, ToLast, Unflatten
+from composer.sizes import Constraint, violations
+from composer.types import AXES, UNKNOWN, Layout, Type, map_, vector
+
+
+@dataclass(frozen=True)
+class Value:
+    """A value of the program: its number, its type, and the layout it is held in. `via` is how it came about."""
+
+    id: int
+    type: Type
+    layout: Layout
+    via: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Step:
+    """A leaf at work. `inputs` and `outputs` are numbers of values; `keys` name several outputs."""
+
+    address: str
+    block: Block
+    inputs: tuple[tuple[str, Any], ...]
+    outputs: tuple[int, ...]
+    types: Mapping[str, Any]
+    module: str
+    span: Span | None = None
+    keys: tuple[Any, ...] | None = None
+    unused: bool = False
+    rank: int = 2
+    layout: Layout = "flat"
+
+    @property
+    def reads(self) -> tuple[int, ...]:
+        flat: list[int] = []
+        for _, value in self.inputs:
+            flat += value if isinstance(value, tuple) else [value] if value is not None else []
+        return tuple(flat)
+
+
+@dataclass(frozen=True)
+class ProgramInput:
+    name: str
+    id: int
+    type: Type
+    optional: bool
+    axes: tuple[str, ...]
+    span: Span | None
+
+
+@dataclass(frozen=True)
+class ProgramOutput:
+    name: str
+    ids: Any
+    training: bool
+
+
+@dataclass(frozen=True)
+class Program:
+    """A typed, flat network: what passes rewrite and what is built."""
+
+    graph: Graph
+    inputs: tuple[ProgramInput, ...]
+    steps: tuple[Step, ...]
+    outputs: tuple[ProgramOutput, ...]
+    values: tuple[Value, ...]
+    constraints: tuple[Constraint, ...]
+    built: Mapping[str, int]
+    types: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+
+def infer(graph: Graph) -> Program:
+    """Types for a linked graph. Raises `BlueprintError` with all mistakes, fixes tried."""
+    program, mistakes = infer_all(graph)
+    if mistakes:
+        raise BlueprintError(mistakes)
+    return program
+
+
+def infer_all(graph: Graph) -> tuple[Program, list[Diagnostic]]:
+    """The program as far as it could be typed, and every mistake on the way."""
+    run = _Inference(graph)
+    program = run.whole()
+    mistakes = [run.with_fixes(m) for m in run.mistakes]
+    if not mistakes:
+        mistakes = list(violations(program.constraints, program.built, _size_span(graph)))
+    return program, mistakes
+
+
+def _size_span(graph: Graph) -> Span | None:
+    """Where the size a network is built for was written."""
+    params = graph.blueprint.params
+    if "size" in params:
+        return params["size"].value_span or params["size"].span
+    return next((i.span for i in graph.inputs if i.size), None)
+
+
+class _Inference:
+    """One walk over a linked graph. `swap` replaces one input of one call, to try a fix."""
+
+    def __init__(self, graph: Graph, swap: tuple[str, str, Ref] | None = None):
+        self.graph, self.swap = graph, swap
+        self.mistakes: list[Diagnostic] = []
+        self.blame: dict[int, tuple[Call, str]] = {}
+        self.steps: list[Step] = []
+        self.values: list[Value] = []
+        self.named: dict[str, Any] = {}
+        self.calls: dict[str, Call] = {}
+        self.constraints: dict[tuple[Any, ...], Constraint] = {}
+        self.built: dict[str, int] = {}
+        self.moved: dict[tuple[int, str], Value] = {}
+        self.frames: list[tuple[str, dict[tuple[str, str], Value]]] = []
+        self.unused = 0
+        self.rank = 2
+
+    def whole(self) -> Program:
+        inputs = tuple(self.input(i) for i in self.graph.inputs)
+        for body in self.graph.members:
+            self.run(body)
+        outputs = []
+        for output in self.graph.outputs:
+            try:
+                value = self.lookup(output.value)
+            except BlueprintError as fault:
+                self.mistakes += fault.diagnostics
+                continue
+            outputs.append(ProgramOutput(output.name, self.delivered(value), output.training))
+        return Program(
+            self.graph, inputs, tuple(self.steps), tuple(outputs), tuple(self.values),
+            tuple(self.constraints.values()), self.built, self.types(),
+        )  # fmt: skip
+
+    def types(self) -> dict[str, Any]:
+        def plain(value: Any) -> Any:
+            if isinstance(value, Value):
+                return value.type
+            if isinstance(value, dict):
+                return {k: plain(v) for k, v in value.items()}
+            return [plain(v) for v in value] if isinstance(value, (list, tuple)) else None
+
+        return {name: plain(value) for name, value in self.named.items()}
+
+    def input(self, spec: GraphInput) -> ProgramInput:
+        grid, axes = self.axes(spec)
+        if spec.channels is None:
+            self.mistakes.append(
+                Diagnostic("BP201", f"the input `{spec.name}` of a network needs a type such as `B 3 H W`", spec.span)
+            )
+            type_ = UNKNOWN
+        else:
+            type_ = map_(spec.channels, grid) if grid else vector(spec.channels)
+        value = self.new(type_, "first", (spec.name,))
+        self.named[spec.name] = None if spec.optional else value
+        return ProgramInput(spec.name, value.id, type_, spec.optional, axes, spec.span)
+
+    def axes(self, spec: GraphInput) -> tuple[tuple[Size, ...], tuple[str, ...]]:
+        """The symbols of an input's grid; a second input with the same axes shares them."""
+        words = spec.words[2:]
+        if words and words[-1].startswith("*"):
+            rank = len(spec.size) if spec.size else 2
+            words = (*words[:-1], *AXES.get(rank, tuple(f"S{k}" for k in range(rank))))
+        if not words:
+            return (), ()
+        self.rank = len(words)
+        if spec.size and len(spec.size) != len(words):
+            text = f"`{spec.name}` has {len(words)} axes ({', '.join(words)}), its size has {len(spec.size)}: {list(spec.size)}"
+            self.mistakes.append(Diagnostic("BP502", text, spec.span))
+            return tuple(Dim.symbol(w) for w in words), tuple(words)
+        for word, number in zip(words, spec.size or (), strict=False):
+            self.built.setdefault(word, number)
+        grid = tuple(int(w) if w.isdigit() else Dim.symbol(w) for w in words)
+        return grid, tuple(words)
+
+    def new(self, type_: Type, layout: Layout, via: tuple[str, ...] = ()) -> Value:
+        value = Value(len(self.values), type_, layout, via)
+        self.values.append(value)
+        return value
+
+    # --- the walk ----------------------------------------------------------------------------------------------
+
+    def run(self, body: Body) -> Any:
+        if isinstance(body, Broken):
+            value: Any = self.new(UNKNOWN, "first")
+        elif isinstance(body, Through):
+            value = self.safely(None, lambda: self.lookup(body.result))
+        elif isinstance(body, Group):
+            value = self.group(body)
+        else:
+            self.calls[body.address] = body
+            value = self.safely(body, lambda: self.call(body))
+        self.name(body.address, value)
+        return value
+
+    def name(self, address: str, value: Any) -> None:
+        self.named[address] = value
+        if isinstance(value, dict):
+            for key, part in value.items():
+                self.named[f"{address}.{key}"] = part
+        elif isinstance(value, (list, tuple)):
+            for index, part in enumerate(value):
+                self.named[f"{address}.{index}"] = part
+
+    def safely(self, call: Call | None, work: Callable[[], Any]) -> Any:
+        """A mistake inside one part is recorded, and its value unknown; a fault of a plugin's rule is named as such."""
+        try:
+            return work()
+        except ComposerError as fault:
+            self.mistakes += [d for d in fault.diagnostics if d not in self.mistakes]
+        except Exception as fault:
+            if call is None:
+                raise
+            raise PluginError(_rule_fault(call, fault)) from fault
+        return self.new(UNKNOWN, "first")
+
+    def group(self, group: Group) -> Any:
+        for ref, wanted, span in group.checks:
+            self.safely(None, lambda r=ref, w=wanted, s=span: self.check_port(r, w, s, group))
+        if group.kind == "repeat":
+            self.frames.append((group.address, {}))
+        for member in group.members:
+            self.run(member)
+        self.dead(group.unused)
+        if group.kind == "repeat":
+            self.frames.pop()
+        if isinstance(group.result, Mapping):
+            results = group.result
+            return self.safely(None, lambda: {k: self.lookup(v) for k, v in results.items()})
+        result = group.result
+        return self.safely(None, lambda: self.lookup(result))
+
+    def dead(self, bodies: Sequence[Body]) -> None:
+        """Parts that own weights and never run."""
+        self.unused += 1
+        for body in bodies:
+            self.run(body)
+        self.unused -= 1
+
+    def check_port(self, ref: Ref, wanted: GraphInput, span: Span | None, group: Group) -> None:
+        value = self.lookup(ref)
+        if isinstance(value, Value) and value.type is not UNKNOWN and wanted.channels is not None:
+            if value.type.channels != wanted.channels:
+                text = f"`{group.use}` takes {wanted.channels} channels as `{wanted.name}`, this has {value.type}"
+                raise BlueprintError(Diagnostic("BP301", text, span, address=group.address))
+
+    def lookup(self, ref: Input) -> Any:
+        if ref is None:
+            return None
+        if isinstance(ref, tuple):
+            return [self.lookup(r) for r in ref]
+        if ref.name in self.named or "@" in ref.name:
+            return self.named.get(ref.name)
+        parent, _, last = ref.name.rpartition(".")
+        while parent and parent not in self.named:
+            parent = parent.rpartition(".")[0]
+        owner = self.named.get(parent)
+        if isinstance(owner, Value) and owner.type is UNKNOWN:
+            return owner
+        if isinstance(owner, (dict, list, tuple)):
+            have = listing(owner if isinstance(owner, dict) else range(len(owner)))
+            raise BlueprintError(Diagnostic("BP104", f"`{parent}` has no output `{last}`", ref.span, notes=(f"it has {have}",)))
+        raise BlueprintError(Diagnostic("BP104", f"`{ref.name}` is not computed here", ref.span))
+
+    def call(self, call: Call) -> Any:
+        given: dict[str, Any] = {}
+        for port, ref in call.inputs.items():
+            if self.swap and self.swap[:2] == (call.address, port):
+                ref = self.swap[2]
+            given[port] = self.lookup(ref)
+        if any(_unknown(v) for v in given.values()):
+            return self.new(UNKNOWN, "first")
+        for port in call.block.required:
+            if given.get(port) is None:
+                text = f"`{call.use}` needs the input `{port}`, which is absent here"
+                raise BlueprintError(Diagnostic("BP203", text, call.span, address=call.address))
+        result = self.compute(call, given)
+        self.dead(call.unused)
+        return result
+
+    def compute(self, call: Call, given: dict[str, Any]) -> Any:
+        scope = _Scope(self, call, given)
+        if call.block.compound:
+            ports = {p: v for p, v in given.items() if v is not None}
+            result = call.block.compose(scope, **ports)  # type: ignore[attr-defined]
+            return self.labelled(result, call.address)
+        return self.emit(scope, call.address, call.module, call.block, given)
+
+    def labelled(self, value: Any, address: str) -> Any:
+        if isinstance(value, Value):
+            return replace(value, via=(*value.via[-7:], address))
+        return value
+
+    # --- leaves ------------------------------------------------------------------------------------------------
+
+    def emit(self, scope: _Scope, address: str, module: str, block: Block, given: Mapping[str, Any]) -> Any:
+        """One leaf: its inputs in the layout it wants, its rule, its step."""
+        given = {p: v for p, v in given.items() if v is not None}
+        held = {p: self.arranged(scope, block, p, v) for p, v in given.items()}
+        types = {p: [x.type for x in v] if isinstance(v, list) else v.type for p, v in held.items()}
+        scope.holds(held)
+        result = block.infer(scope, **types)
+        ids = tuple((p, tuple(x.id for x in v) if isinstance(v, list) else v.id) for p, v in held.items())
+        keys, kinds = _outputs(result)
+        layout, gives = self.first_layout(held), self.result_layout(block, held)
+        via = (*_first_via(held), address)[-8:]
+        outputs = [self.new(t, _layout_for(t, gives), via) for t in kinds]
+        self.steps.append(
+            Step(
+                address, block, ids, tuple(o.id for o in outputs), types, module, scope.call.span, keys,
+                self.unused > 0, scope.rank, layout if held else "flat",
+            )
+        )  # fmt: skip
+        return outputs[0] if keys is None else _keyed(keys, outputs)
+
+    def arranged(self, scope: _Scope, block: Block, port: str, value: Any) -> Any:
+        """A value in the layout that a port wants, or what is wrong with it."""
+        want = block.wanted_layout(port)
+        if isinstance(value, list):
+            items = [self.in_layout(scope, block, v, want) for v in value]
+            if want == "any" and items:
+                items = [self.held_as(v, items[0].layout) for v in items]
+            return items
+        if want == "any" and port not in block.required[:1]:
+            first = next(iter(scope.held.values()), None)
+            if isinstance(first, Value) and first.type.kind == value.type.kind:
+                return self.held_as(value, first.layout)
+        return self.in_layout(scope, block, value, want)
+
+    def in_layout(self, scope: _Scope, block: Block, value: Value, want: str) -> Value:
+        kind = value.type.kind
+        if want == "any" or kind == "vector":
+            if kind == "vector" and want in ("map", "grid", "tokens"):
+                raise scope.refusal("BP302", f"`{scope.called(block)}` needs a {want}, this is a vector {value.type}")
+            return value
+        if want in ("map", "grid"):
+            if kind == "tokens":
+                count = value.type.extra
+                text = f"`{scope.called(block)}` needs a map; this has {count} extra token{'s' * (count > 1)} in front: {value.type}"
+                raise scope.refusal("BP303", text, "drop them first: `{use: tokens.drop}`")
+            if kind != "map":
+                raise scope.refusal("BP302", f"`{scope.called(block)}` needs a map, this is {value.type}")
+            return self.held_as(value, "first" if want == "map" else "last")
+        if want == "tokens":
+            return self.held_as(value, "flat")
+        return self.held_as(value, "last") if value.layout == "first" else value
+
+    def held_as(self, value: Value, layout: Layout) -> Value:
+        """The same value in another memory layout; moved at most once."""
+        if value.layout == layout or value.type.kind in ("vector", "queries", "scales", "unknown"):
+            return value
+        key = (value.id, layout)
+        if key not in self.moved:
+            made = self.moved[key] = self.move(value, layout)
+            self.moved.setdefault((made.id, value.layout), value)  # and back is what it was
+        return replace(self.moved[key], via=value.via)
+
+    def move(self, value: Value, layout: Layout) -> Value:
+        if value.layout == "flat":
+            wide = self.moved_step(value, Unflatten(axes=self.sizes_of(value.type.grid)), "last")
+            return wide if layout == "last" else self.held_as(wide, layout)
+        if layout == "flat":
+            return self.moved_step(self.held_as(value, "last"), Flatten(), "flat")
+        return self.moved_step(value, ToLast() if layout == "last" else ToFirst(), layout)
+
+    def moved_step(self, value: Value, block: Block, layout: Layout) -> Value:
+        made = self.new(value.type, layout, value.via)
+        address = f"{value.via[-1] if value.via else 'image'}+{block.name.rpartition('.')[2]}"
+        inputs: tuple[tuple[str, Any], ...] = (("x", value.id),)
+        if isinstance(block, Unflatten):
+            inputs += (("images", tuple(self.named_inputs())),)
+        step = Step(address, block, inputs, (made.id,), {"x": value.type}, address, unused=self.unused > 0, rank=self.rank)
+        self.steps.append(step)
+        return made
+
+    def named_inputs(self) -> list[int]:
+        """Values whose shapes tell every axis: the inputs with a grid."""
+        return [k for k, i in enumerate(self.graph.inputs) if not i.optional and len(i.words) > 2]
+
+    def sizes_of(self, grid: tuple[Size, ...]) -> tuple[tuple[tuple[int, int, str], ...], tuple[Size, ...]]:
+        """The grid, and for each symbol which input (by position among those with a grid) and axis it is."""
+        places: dict[str, tuple[int, int, str]] = {}
+        inputs = [i for i in self.graph.inputs if not i.optional and len(i.words) > 2]
+        for position, spec in enumerate(inputs):
+            for axis, name in enumerate(self.axes(spec)[1]):
+                places.setdefault(name, (position, axis + 2, name))
+        wanted = sorted(s for n in grid for s in symbols_of(n))
+        return tuple(dict.fromkeys(places[s] for s in wanted)), grid
+
+    def result_layout(self, block: Block, held: Mapping[str, Any]) -> Layout:
+        if block.gives or block.signature is not None:
+            gives = block.gives or (block.signature.result.layout if block.signature else "")
+            if gives in ("map", "grid", "tokens"):
+                return {"map": "first", "grid": "last", "tokens": "flat"}[gives]  # type: ignore[return-value]
+        return self.first_layout(held)
+
+    def first_layout(self, held: Mapping[str, Any]) -> Layout:
+        first = next(_flat(held.values()), None)
+        return first.layout if first else "flat"
+
+    def delivered(self, value: Any) -> Any:
+        """What leaves the network: maps channels first, sequences flat, in dicts and lists as they are."""
+        if isinstance(value, dict):
+            return {k: self.delivered(v) for k, v in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [self.delivered(v) for v in value]
+        if value is None:
+            return None
+        return self.held_as(value, "first").id if value.type.kind == "map" else value.id
+
+    # --- help ---------------------------------------------------------------------------------------------------
+
+    def with_fixes(self, mistake: Diagnostic) -> Diagnostic:
+        """The mistake with every value in sight tried in the place of the one that does not fit."""
+        if mistake.code not in ("BP301", "BP302") or mistake.address not in self.calls or self.swap:
+            return mistake
+        call = self.calls[mistake.address]
+        fixes = []
+        for owner, port in self.suspects(call):
+            fixes += list(self.tried(owner, port, mistake))
+            if fixes:
+                break
+        return mistake.with_help(*fixes[:3])
+
+    def suspects(self, call: Call) -> list[tuple[Call, str]]:
+        """Inputs of the call, or of the owner that offered them, that name a value of the user's choice."""
+        found: list[tuple[Call, str]] = []
+        for port, ref in call.inputs.items():
+            owner, at_port = call, port
+            while isinstance(ref, Ref) and "@" in ref.name:
+                owner_address, _, at_port = ref.name.partition("@")
+                parent = owner_address
+                while parent and parent not in self.calls or parent == owner.address:
+                    parent = parent.rpartition(".")[0]
+                if not parent:
+                    break
+                owner = self.calls[parent]
+                ref = owner.inputs.get(at_port)
+            if isinstance(ref, Ref) and "@" not in ref.name and at_port in owner.inputs:
+                found.append((owner, at_port))
+        return sorted(set(found), key=lambda f: (f[1] == "x", f[1]))
+
+    def tried(self, owner: Call, port: str, mistake: Diagnostic) -> Iterator[str]:
+        now = owner.inputs[port]
+        seen = {self.type_of(now)}
+        for name, ref in owner.candidates[:60]:
+            type_ = self.type_of(ref)
+            if type_ is None or type_ in seen or type_ is UNKNOWN:
+                continue
+            seen.add(type_)
+            trial = _Inference(self.graph, (owner.address, port, ref))
+            trial.whole()
+            if not any(m.address == mistake.address or m.address == owner.address for m in trial.mistakes):
+                yield f"`{name}` fits as `{port}`: {type_}"
+
+    def type_of(self, ref: Input) -> Type | None:
+        value = self.named.get(ref.name) if isinstance(ref, Ref) else None
+        return value.type if isinstance(value, Value) else None
+
+
+class _Scope:
+    """What rules and compounds talk to (the protocols `Rule` and `Scope`)."""
+
+    def __init__(self, run: _Inference, call: Call, given: Mapping[str, Any]):
+        self.run, self.call, self.address = run, call, call.address
+        self.given = given
+        self.held: dict[str, Any] = {}
+        ranks = [v.type.rank for v in _flat(given.values()) if v.type.rank]
+        self.rank = ranks[0] if ranks else run.rank
+
+    def holds(self, held: Mapping[str, Any]) -> None:
+        self.held = dict(held)
+        ranks = [v.type.rank for v in _flat(held.values()) if v.type.rank]
+        self.rank = ranks[0] if ranks else self.rank
+
+    def called(self, block: Block) -> str:
+        return self.call.use if self.call.use not in ("", block.name) and not self.call.block.compound else block.name
+
+    # --- Rule ---
+
+    def need(self, ok: bool, message: str, code: str = "BP400") -> bool:
+        if not ok:
+            self.report(code, message)
+        return bool(ok)
+
+    def report(self, code: str, message: str, *help: str) -> None:
+        mistake = self.diagnostic(code, message, *help)
+        if not any(m.code == code and m.message == mistake.message and m.address == mistake.address for m in self.run.mistakes):
+            self.run.mistakes.append(mistake)
+
+    def refusal(self, code: str, message: str, *help: str) -> BlueprintError:
+        return BlueprintError(self.diagnostic(code, message, *help))
+
+    def diagnostic(self, code: str, message: str, *help: str) -> Diagnostic:
+        """The message at the reference the user wrote, with the types on both sides and how they arose."""
+        span, others, label = self.call.span, (), ""
+        if code in ("BP301", "BP302", "BP303"):
+            for owner, port in self.run.suspects(self.call):
+                ref = owner.inputs[port]
+                if isinstance(ref, Ref) and ref.span is not None and port != "x":
+                    others = (Label(span, f"`{self.call.use}` at {self.address}"),) if span else ()
+                    span, label = ref.span, f"becomes `{port}` of {owner.address}"
+                    break
+        notes = [f"{p:<7} {v.type}   {_story(v.via)}".rstrip() for p, v in self.given.items() if isinstance(v, Value)]
+        for port, value in self.given.items():
+            if isinstance(value, list):
+                notes += [f"{port}[{k}]   {v.type}   {_story(v.via)}" for k, v in enumerate(value) if isinstance(v, Value)]
+        notes = notes if code.startswith("BP3") else notes[:1]
+        return Diagnostic(code, f"{message}  (at {self.address})", span, label, others, tuple(notes), help, self.address)
+
+    def equal(self, left: Size, right: Size, message: str, code: str = "BP301") -> bool:
+        if left == right:
+            return True
+        difference = left - right
+        if isinstance(difference, int) or not _possible(left, right):
+            self.report(code, message)
+            return False
+        self.constrain("equal", difference, 0, message)
+        return True
+
+    def multiple(self, size: Size, of: int, why: str) -> None:
+        if isinstance(size, int):
+            self.need(size % of == 0, f"{size} is not a multiple of {of} ({why})", "BP403")
+        elif of > 1:
+            self.constrain("multiple", size, of, why)
+
+    def at_least(self, size: Size, least: int, why: str) -> None:
+        if isinstance(size, int):
+            self.need(size >= least, f"{size} is less than {least} ({why})", "BP403")
+        else:
+            self.constrain("least", size, least, why)
+
+    def constrain(self, kind: str, size: Dim, number: int, why: str) -> None:
+        key = (kind, size, number)
+        made = Constraint(kind, size, number, why, self.address, self.call.use, self.call.span)
+        self.run.constraints.setdefault(key, made)
+
+    def built(self, size: Size) -> int:
+        if isinstance(size, int):
+            return size
+        missing = symbols_of(size) - set(self.run.built)
+        if missing:
+            text = f"`{self.call.use}` needs to know the size it is built for ({', '.join(sorted(missing))} is open)"
+            raise self.refusal("BP402", text, "give the input a size: `{type: B $channels *S, size: $size}`")
+        return int(at(size, self.run.built))
+
+    def per_axis(self, value: Any, name: str = "value") -> tuple[Any, ...]:
+        if not isinstance(value, (tuple, list)):
+            return (value,) * self.rank
+        if len(value) != self.rank:
+            text = f"`{name}: {list(value)}` of `{self.call.use}` has {len(value)} numbers, the map has {self.rank} axes"
+            raise self.refusal("BP201", text)
+        return tuple(value)
+
+    # --- Scope ---
+
+    def has(self, slot: str) -> bool:
+        spec = self.call.block.slots.get(slot)
+        return any(self.call.parts.get(at_) is not None for at_ in (spec.at if spec else (slot,)))
+
+    def slot(self, at: str, **offers: Any) -> Any:
+        part = self.call.parts.get(at)
+        if part is None:
+            return next(iter(offers.values()), None)
+        for name, value in offers.items():
+            self.run.named[f"{part.address}@{name}"] = value
+        result = self.run.run(part)
+        if isinstance(result, dict) and len(result) == 1:
+            return next(iter(result.values()))
+        if _unknown(result):
+            raise BlueprintError(())
+        return result
+
+    def add(self, name: str, block: Block, *values: Any, **ports: Any) -> Any:
+        given = dict(zip((*block.required, *block.optional), values, strict=False)) | ports
+        suffix = f".{name}" if name else ""
+        address, module = self.address + suffix, self.call.module + suffix
+        inner = replace(self.call, address=self.address, block=block, parts={})
+        scope = _Scope(self.run, inner, given)
+        if block.compound:
+            scope.call = replace(inner, address=address, module=module)
+            scope.address = address
+            return block.compose(scope, **{p: v for p, v in given.items() if v is not None})  # type: ignore[attr-defined]
+        return self.run.emit(scope, address, module, block, given)
+
+    def shape(self, type_: Type) -> Value:
+        return self.run.new(type_, "first")
+
+    def state(self, name: str, shape: tuple[int, ...], std: float = 0.02) -> Any:
+        if not self.run.frames:
+            text = f"`{self.call.use}` has a state, which starts and ends at an enclosing `repeat`; there is none"
+            raise self.refusal("BP404", text, "put the block it belongs to into a `repeat`")
+        frame, known = self.run.frames[-1]
+        rest = self.address[len(frame) + 1 :].partition(".")[2]
+        if (rest, name) not in known:
+            at_ = ".".join(filter(None, (frame, "state", rest, name)))
+            held = Held(dims=shape, std=std)
+            known[rest, name] = self.run.emit(self, at_, at_, held, {})
+        return known[rest, name]
+
+    def keep(self, name: str, value: Any) -> None:
+        frame, known = self.run.frames[-1]
+        rest = self.address[len(frame) + 1 :].partition(".")[2]
+        known[rest, name] = value
+
+
+def _unknown(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return any(_unknown(v) for v in value)
+    return isinstance(value, Value) and value.type is UNKNOWN
+
+
+def _flat(values: Any) -> Iterator[Value]:
+    for value in values:
+        if isinstance(value, (list, tuple)):
+            yield from _flat(value)
+        elif isinstance(value, Value):
+            yield value
+
+
+def _outputs(result: Any) -> tuple[tuple[Any, ...] | None, list[Type]]:
+    """What a rule returned: one type, or several by name or number."""
+    if isinstance(result, dict):
+        return tuple(result), list(result.values())
+    if isinstance(result, (list, tuple)):
+        return tuple(range(len(result))), list(result)
+    return None, [result]
+
+
+def _keyed(keys: tuple[Any, ...], values: list[Value]) -> Any:
+    return values if keys and isinstance(keys[0], int) else dict(zip(keys, values, strict=True))
+
+
+def _layout_for(type_: Type, layout: Layout) -> Layout:
+    return layout if type_.kind == "map" else "flat"
+
+
+def _first_via(held: Mapping[str, Any]) -> tuple[str, ...]:
+    return next((v.via for v in _flat(held.values())), ())
+
+
+def _story(via: Sequence[str]) -> str:
+    """`image -> stem -> stage.0`: how a value came about, in nodes the user wrote."""
+    names = []
+    for address in via:
+        words = address.split("+")[0].split("@")[0].split(".")
+        name = ".".join(words[:2]) if len(words) > 1 and words[1].isdigit() else words[0]
+        if not names or names[-1] != name:
+            names.append(name)
+    return " -> ".join(names[-5:])
+
+
+def _possible(left: Size, right: Size) -> bool:
+    """Whether two sizes can agree and be more than nothing, at any size of an input whose axes are alike."""
+    import numpy
+
+    names = symbols_of(left) | symbols_of(right)
+    if len(names) > 1:
+        return True
+    env = {n: numpy.arange(1, 4097) for n in names}
+    a, b = at(left, env), at(right, env)
+    return bool(numpy.any((a == b) & (a > 0)))
+
+
+def _rule_fault(call: Call, fault: Exception) -> Diagnostic:
+    trace, place = fault.__traceback__, ""
+    while trace is not None:
+        place = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
+        trace = trace.tb_next
+    text = f"the rule of `{call.use}` failed at `{call.address}`: {type(fault).__name__}: {fault}"
+    return Diagnostic("BP603", text, call.span, notes=(f"at {place}",), help=("tell the author of the block",), address=call.address)
+
+
+__all__ = ["Program", "ProgramInput", "ProgramOutput", "Step", "Value", "infer", "infer_all", "product"]

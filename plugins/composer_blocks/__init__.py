@@ -1,0 +1,42 @@
+"""The shipped blocks, by role. They enter by the door every plugin uses and import only composer's public names.
+
+Importing this package does not import torch: a block's rule stands in `composer_blocks`, its `nn.Module` in
+`composer_blocks.modules`, which `build` imports.
+"""
+
+from collections.abc import Iterable
+
+import composer
+from composer_blocks import (
+    activations,
+    attention,
+    convolution,
+    decoders,
+    fusion,
+    norms,
+    positions,
+    resampling,
+    stages,
+    tokenizers,
+    tokens,
+)
+
+ROLES = (
+    norms,
+    activations,
+    convolution,
+    resampling,
+    tokenizers,
+    tokens,
+    positions,
+    attention,
+    stages,
+    decoders,
+    fusion,
+)
+
+
+@composer.hookimpl
+def register_blocks() -> Iterable[type[composer.Block]]:
+    """Every block of every role."""
+    return [block for role in ROLES for block in role.BLOCKS]

@@ -1,0 +1,108 @@
+"""Activations: they fill the slots called `act`. And dropout, which stands where they do."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from composer import Block, Number, Rate, Rule, Type
+
+
+class Activation(Block):
+    """A function of each number by itself."""
+
+    layout: ClassVar[str] = "any"
+    weightless: ClassVar[bool] = True
+    module: ClassVar[str] = ""
+
+    def infer(self, rule: Rule, x: Type) -> Type:
+        return x
+
+    def build(self) -> Any:
+        from torch import nn
+
+        return getattr(nn, self.module)()
+
+
+class ReLU(Activation):
+    """max(x, 0)."""
+
+    name = "act.relu"
+    module: ClassVar[str] = "ReLU"
+
+
+class GELU(Activation):
+    """x·Φ(x), with the exact error function (Hendrycks and Gimpel, 2016, arXiv:1606.08415)."""
+
+    name = "act.gelu"
+    module: ClassVar[str] = "GELU"
+
+
+class ELU(Activation):
+    """x where positive, exp(x) - 1 elsewhere (Clevert et al., 2016, arXiv:1511.07289)."""
+
+    name = "act.elu"
+    module: ClassVar[str] = "ELU"
+
+
+class Sigmoid(Activation):
+    """1 / (1 + exp(-x))."""
+
+    name = "act.sigmoid"
+    module: ClassVar[str] = "Sigmoid"
+
+
+class Tanh(Activation):
+    """The hyperbolic tangent."""
+
+    name = "act.tanh"
+    module: ClassVar[str] = "Tanh"
+
+
+class LeakyReLU(Activation):
+    """x where positive, slope · x elsewhere."""
+
+    name = "act.leaky_relu"
+    slope: Number = 0.01
+
+    def build(self) -> Any:
+        from torch import nn
+
+        return nn.LeakyReLU(self.slope)
+
+
+class PReLU(Activation):
+    """Leaky ReLU with a learned slope, one for all channels or one for each (He et al., 2015, arXiv:1502.01852)."""
+
+    name = "act.prelu"
+    layout: ClassVar[str] = "map"
+    weightless: ClassVar[bool] = False
+    shared: bool = True
+
+    def build(self, x: Type) -> Any:
+        from torch import nn
+
+        return nn.PReLU(1 if self.shared else x.channels)
+
+
+class Dropout(Block):
+    """Zeroes numbers (or whole `channels`) with probability `rate` while training (Srivastava et al., 2014)."""
+
+    name = "dropout"
+    weightless: ClassVar[bool] = True
+    rate: Rate = 0.1
+    channels: bool = False
+
+    def wanted_layout(self, port: str) -> str:
+        return "map" if self.channels else "any"
+
+    def infer(self, rule: Rule, x: Type) -> Type:
+        return x
+
+    def build(self, rank: int) -> Any:
+        from torch import nn
+
+        whole = {1: nn.Dropout1d, 2: nn.Dropout2d, 3: nn.Dropout3d}
+        return whole[rank](self.rate) if self.channels else nn.Dropout(self.rate)
+
+
+BLOCKS = (ReLU, GELU, ELU, Sigmoid, Tanh, LeakyReLU, PReLU, Dropout)

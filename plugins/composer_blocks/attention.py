@@ -1,0 +1,210 @@
+"""Attention: any of these fills a slot called `attention`."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from composer import Block, Number, PerAxis, PerAxisNatural, Positive, Rate, Rule, Scope, Size, Slot, Type, Value, slot
+from composer_blocks.convolution import Linear
+from composer_blocks.parts import Add
+
+
+def check_heads(rule: Rule, channels: int, heads: int) -> None:
+    """Channels must split into heads; the message names the nearest numbers that do."""
+    if channels % heads:
+        fits = [h for h in range(1, channels + 1) if channels % h == 0]
+        near = sorted(sorted(fits, key=lambda h: abs(h - heads))[:2])
+        text = f"{channels} channels do not split into {heads} heads; nearest: {' or '.join(map(str, near))}"
+        rule.need(False, text, "BP401")
+
+
+class Attend(Block):
+    """softmax(q·kᵀ·scale)·v for heads side by side in the channels; q (B, N, C), k (B, M, C), v (B, M, D)."""
+
+    name = "part.attend"
+    layout: ClassVar[str] = "tokens"
+    weightless: ClassVar[bool] = True
+    heads: Positive
+    scale: Literal["head", "width", "none"] = "head"
+    softmax: Literal["keys", "queries"] = "keys"
+    dropout: Rate = 0
+
+    def infer(self, rule: Rule, q: Type, k: Type, v: Type, mask: Type | None = None) -> Type:
+        check_heads(rule, q.channels, self.heads)
+        rule.equal(k.length, v.length, f"keys {k} and values {v} differ in number")
+        return q.with_(channels=v.channels)
+
+    def build(self) -> Any:
+        from composer_blocks.modules.attention import Attend as Module
+
+        return Module(self.heads, self.scale, self.softmax, self.dropout)
+
+
+class MultiheadAttention(Block):
+    """Multi-head attention (Vaswani et al., 2017, arXiv:1706.03762), of x to itself or to `context`.
+
+    `position` and `context_position` are added to what queries and keys are made of, never to values. `value` takes the
+    values from another map than the keys. Slots: `reduce` makes the sequence of keys and values shorter before their
+    projection (SegFormer), `pool` after it (non-local block), `norm` stands at the end.
+    """
+
+    name = "attention.multihead"
+    heads: Positive = 8
+    inner: Positive | None = None
+    ratio: Number | None = None
+    bias: bool = True
+    qkv_bias: bool | None = None
+    out: bool = True
+    out_bias: bool = True
+    scale: Literal["head", "width", "none"] = "head"
+    softmax: Literal["keys", "queries"] = "keys"
+    dropout: Rate = 0
+    reduce: Slot = slot(doc="shortens keys and values before their projection")
+    pool: Slot = slot(doc="shortens keys and values after their projection")
+    norm: Slot = slot(doc="stands after the projection")
+
+    def compose(
+        self,
+        net: Scope,
+        x: Value,
+        context: Value | None = None,
+        value: Value | None = None,
+        position: Value | None = None,
+        context_position: Value | None = None,
+        mask: Value | None = None,
+    ) -> Value:
+        inner = self.inner or (round(x.type.channels * self.ratio) if self.ratio else x.type.channels)
+        check_heads(net, inner, self.heads)
+        source = context if context is not None else x
+        code = context_position if context is not None else position
+        keys = source if code is None else net.add("key_position", Add(), source, code)
+        queries = x if position is None else net.add("query_position", Add(), x, position)
+        keys, values = self._reduced(net, keys, source, value)
+        bias = self.bias if self.qkv_bias is None else self.qkv_bias
+        q = net.add("query", Linear(out=inner, bias=bias), queries)
+        k = net.slot("pool", x=net.add("key", Linear(out=inner, bias=bias), keys))
+        v = net.slot("pool", x=net.add("value", Linear(out=inner, bias=bias), values))
+        core = Attend(heads=self.heads, scale=self.scale, softmax=self.softmax, dropout=self.dropout)
+        y = net.add("attend", core, q, k, v, mask=mask)
+        if self.out:
+            width = value.type.channels if value is not None else x.type.channels
+            y = net.add("project", Linear(out=width, bias=self.out_bias), y)
+        return net.slot("norm", x=y)
+
+    def _reduced(self, net: Scope, keys: Value, source: Value, value: Value | None) -> tuple[Value, Value]:
+        if not net.has("reduce"):
+            return keys, value if value is not None else source
+        short = net.slot("reduce", x=keys)
+        return short, value if value is not None else short
+
+
+class WindowedAttention(Block):
+    """The part of window attention with weights; (B, *grid, C) -> (B, *grid, C)."""
+
+    name = "part.window"
+    layout: ClassVar[dict[str, str]] = {"x": "grid", "context": "grid", "bias": "any"}
+    window: tuple[int, ...]
+    shift: tuple[int, ...]
+    heads: Positive
+    pad: bool
+    pad_first: bool
+    mask: Number | None
+    project_query: bool
+    qkv_bias: bool
+    dropout: Rate = 0
+
+    def infer(self, rule: Rule, x: Type, context: Type | None = None, bias: Type | None = None) -> Type:
+        return x
+
+    def build(self, x: Type, context: Type | None) -> Any:
+        from composer_blocks.modules.attention import WindowAttention as Module
+
+        width = (context or x).channels
+        built = tuple(n for n in x.grid if isinstance(n, int))
+        return Module(x.channels, width, built, **self.model_dump())
+
+
+class WindowAttention(Block):
+    """Attention within windows, shifted or not (Liu et al., 2021, arXiv:2103.14030), on a grid of any rank.
+
+    In order: zeros up to the window at the far side (`pad: high`), a cyclic shift, windows, attention with `bias` and the
+    shift's mask, and all the way back. Policies, each of some published code:
+
+    shrink    what happens when the grid the network is built for is small. min: if its smallest side is not above the
+              smallest window side, the window is that side on all axes and does not shift. axis: each axis by itself.
+              equal: the window stays, its shift goes when it covers the grid. none: nothing.
+    table     whether the bias table has the size of the shrunk or of the full window
+    mask      what is added where the shift brought cells together that are not neighbours; null lets them attend
+    pad_order pad before the shift, or after it
+    project_query   false takes x itself as the query
+    """
+
+    name = "attention.window"
+    window: PerAxis = 7
+    heads: Positive
+    shift: PerAxisNatural | Literal["half"] = 0
+    shrink: Literal["min", "axis", "equal", "none"] = "min"
+    table: Literal["shrunk", "full"] = "shrunk"
+    pad: Literal["none", "high"] = "none"
+    pad_order: Literal["pad roll", "roll pad"] = "pad roll"
+    mask: Number | None = -100
+    project_query: bool = True
+    qkv_bias: bool = True
+    dropout: Rate = 0
+    bias: Slot = slot("relative", role="position", offers=("x", "full"), doc="(heads, n, n) added to the scores")
+
+    def compose(self, net: Scope, x: Value, context: Value | None = None) -> Value:
+        check_heads(net, x.type.channels, self.heads)
+        if x.type.kind != "map":  # let the leaf say what is wrong
+            return net.add("", self._leaf((1,) * net.rank, (0,) * net.rank), x)
+        window, shift = self.policy(net, x.type.grid)
+        if self.pad == "none":
+            for n, w in zip(x.type.grid, window, strict=True):
+                net.multiple(n, w, "window")
+        if context is not None:
+            self._check_context(net, x.type, context.type)
+        full = net.per_axis(self.window, "window") if self.table == "full" else window
+        shapes = {"x": net.shape(x.type.with_(channels=self.heads, grid=tuple(window)))}
+        shapes["full"] = net.shape(x.type.with_(channels=self.heads, grid=tuple(full)))
+        bias = net.slot("bias", **shapes) if net.has("bias") else None
+        return net.add("", self._leaf(window, shift), x, context=context, bias=bias)
+
+    def policy(self, net: Scope, grid: tuple[Size, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Window and shift at the size the network is built for."""
+        window = net.per_axis(self.window, "window")
+        shift = tuple(w // 2 for w in window) if self.shift == "half" else net.per_axis(self.shift, "shift")
+        if self.shrink == "none":
+            return window, shift
+        sides = [net.built(n) for n in grid]
+        none = (0,) * len(window)
+        if self.shrink == "min" and min(sides) <= min(window):
+            return (min(sides),) * len(window), none
+        if self.shrink == "axis":
+            small = [n <= w for n, w in zip(sides, window, strict=True)]
+            shift = tuple(0 if s else f for s, f in zip(small, shift, strict=True))
+            return tuple(min(n, w) for n, w in zip(sides, window, strict=True)), shift
+        if self.shrink == "equal" and (list(sides) == list(window) or min(w // 2 for w in window) == 0):
+            shift = none
+        return window, shift
+
+    def _check_context(self, net: Scope, x: Type, context: Type) -> None:
+        for a, b in zip(x.grid, context.grid, strict=False):
+            net.equal(a, b, f"query {x} and context {context} have different grids")
+        if not self.project_query:
+            net.need(x.channels == context.channels, "a query that is not projected needs the width of the keys", "BP301")
+
+    def _leaf(self, window: tuple[int, ...], shift: tuple[int, ...]) -> WindowedAttention:
+        return WindowedAttention(
+            window=window,
+            shift=shift,
+            heads=self.heads,
+            pad=self.pad == "high",
+            pad_first=self.pad_order == "pad roll",
+            mask=self.mask,
+            project_query=self.project_query,
+            qkv_bias=self.qkv_bias,
+            dropout=self.dropout,
+        )
+
+
+BLOCKS = (MultiheadAttention, WindowAttention)

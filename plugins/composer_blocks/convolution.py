@@ -1,0 +1,87 @@
+"""Convolutions and linear maps."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from composer import Block, Number, PerAxis, PerAxisNatural, Positive, Rule, Scope, Slot, Type, Value, slot
+from composer_blocks.parts import Convolution
+
+
+def width(channels: int, out: int | None, ratio: float | None) -> int:
+    """The new number of channels: `out`, or `ratio` times the old ones, or as before."""
+    return out if out is not None else round(channels * ratio) if ratio else channels
+
+
+class Conv(Block):
+    """A convolution with its normalization and activation: (B, C, *grid) -> (B, out, *grid / stride).
+
+    `padding: same` is dilation·(kernel - 1)/2, for a transposed one what makes the map exactly `stride` times as large.
+    `standardize` normalizes each filter (Qiao et al., 2019, arXiv:1903.10520): `biased` with eps 1e-5 inside the root, or
+    `unbiased` with 1e-12 on the deviation.
+    """
+
+    name = "conv"
+    out: Positive | None = None
+    ratio: Number | None = None
+    kernel: PerAxis | Literal["stride"] = 3
+    stride: PerAxis = 1
+    padding: PerAxisNatural | Literal["same"] = "same"
+    dilation: PerAxis = 1
+    groups: Positive | Literal["channels"] = 1
+    bias: bool = True
+    transposed: bool = False
+    output_padding: PerAxisNatural = 0
+    standardize: Literal["biased", "unbiased"] | None = None
+    order: Literal["conv norm act", "conv act norm", "norm act conv"] = "conv norm act"
+    norm: Slot = slot(doc="normalization, such as `batch`")
+    act: Slot = slot(doc="activation, such as `relu`")
+
+    def compose(self, net: Scope, x: Value) -> Value:
+        for step in self.order.split():
+            x = net.add("", self._leaf(net, x.type), x) if step == "conv" else net.slot(step, x=x)
+        return x
+
+    def _leaf(self, net: Scope, x: Type) -> Convolution:
+        stride, dilation = net.per_axis(self.stride, "stride"), net.per_axis(self.dilation, "dilation")
+        kernel = stride if self.kernel == "stride" else net.per_axis(self.kernel, "kernel")
+        return Convolution(
+            out=width(x.channels, self.out, self.ratio),
+            kernel=kernel,
+            stride=stride,
+            padding=self._padding(net, kernel, stride, dilation),
+            dilation=dilation,
+            groups=x.channels if self.groups == "channels" else self.groups,
+            bias=self.bias,
+            transposed=self.transposed,
+            output_padding=self.output_padding,
+            standardize=self.standardize,
+        )
+
+    def _padding(self, net: Scope, kernel: Any, stride: Any, dilation: Any) -> tuple[int, ...]:
+        if self.padding != "same":
+            return net.per_axis(self.padding, "padding")
+        if self.transposed:
+            return tuple(max(0, (k - s + 1) // 2) for k, s in zip(kernel, stride, strict=True))
+        return tuple(d * (k - 1) // 2 for k, d in zip(kernel, dilation, strict=True))
+
+
+class Linear(Block):
+    """A linear map of the channels: (…, C) -> (…, out)."""
+
+    name = "linear"
+    layout: ClassVar[str] = "features"
+    out: Positive | None = None
+    ratio: Number | None = None
+    bias: bool = True
+
+    def infer(self, rule: Rule, x: Type) -> Type:
+        return x.with_(channels=width(x.channels, self.out, self.ratio))
+
+    def build(self, x: Type) -> Any:
+        from torch import nn
+
+        return nn.Linear(x.channels, width(x.channels, self.out, self.ratio), bias=self.bias)
+
+
+BLOCKS = (Conv, Linear)

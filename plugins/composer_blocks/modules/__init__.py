@@ -1,0 +1,1 @@
+"""The `nn.Module`s of the shipped blocks: ordinary PyTorch that knows nothing of composer."""

@@ -1,0 +1,153 @@
+"""Attention."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class Attend(nn.Module):
+    """q (B, N, C), k (B, M, C), v (B, M, D), mask (B, M, 1) true where a key may be seen -> (B, N, D)."""
+
+    def __init__(self, heads: int, scale: str, softmax: str, dropout: float):
+        super().__init__()
+        self.heads, self.scale, self.softmax, self.dropout = heads, scale, softmax, dropout
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        scale = {"head": (q.shape[-1] // self.heads) ** -0.5, "width": q.shape[-1] ** -0.5, "none": 1.0}[self.scale]
+        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))
+        seen = None if mask is None else mask.squeeze(-1)[:, None, None].bool()
+        dropout = self.dropout if self.training else 0.0
+        if self.softmax == "keys":
+            y = functional.scaled_dot_product_attention(q, k, v, attn_mask=seen, dropout_p=dropout, scale=scale)
+        else:
+            y = functional.dropout((q @ k.transpose(-1, -2) * scale).softmax(-2), dropout, self.training) @ v
+        return y.transpose(1, 2).flatten(2)
+
+    def extra_repr(self) -> str:
+        return f"heads={self.heads}, scale={self.scale}"
+
+
+class WindowAttention(nn.Module):
+    """x, context (B, *grid, C), bias (heads, n, n) -> (B, *grid, C)."""
+
+    def __init__(
+        self,
+        channels: int,
+        width: int,
+        built: tuple[int, ...],
+        *,
+        window: tuple[int, ...],
+        shift: tuple[int, ...],
+        heads: int,
+        pad: bool,
+        pad_first: bool,
+        mask: float | None,
+        project_query: bool,
+        qkv_bias: bool,
+        dropout: float,
+    ):
+        super().__init__()
+        self.window, self.shift, self.heads = window, shift, heads
+        self.pad, self.pad_first, self.mask, self.dropout = pad, pad_first, mask, dropout
+        self.query = nn.Linear(channels, channels, qkv_bias) if project_query else None
+        self.key = nn.Linear(width, channels, qkv_bias)
+        self.value = nn.Linear(width, channels, qkv_bias)
+        self.project = nn.Linear(channels, channels)
+        self.built = tuple(self._padded(built))
+        made = self._mask(self.built, "cpu") if self._masked and len(built) == len(window) else None
+        self.register_buffer("shifted", made, persistent=False)
+
+    @property
+    def _masked(self) -> bool:
+        return any(self.shift) and self.mask is not None
+
+    def forward(self, x: Tensor, context: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+        grid = list(x.shape[1:-1])
+        padded = self._padded(grid)
+        windows = self._windows(x, padded)
+        others = windows if context is None else self._windows(context, padded)
+        query = windows if self.query is None else self.query(windows)
+        y = self._attend(query, self.key(others), self.value(others), self._scores(padded, x, bias))
+        return self._restored(self.project(y), grid, padded)
+
+    def _padded(self, grid: Any) -> list[Any]:
+        return [-(-n // w) * w for n, w in zip(grid, self.window, strict=False)] if self.pad else list(grid)
+
+    def _windows(self, x: Tensor, padded: list[int]) -> Tensor:
+        """(B, *grid, C) -> (B, windows, n, C)."""
+        x = self._rolled(x, padded)
+        rank = len(self.window)
+        parts = [a for p, w in zip(padded, self.window, strict=True) for a in (p // w, w)]
+        x = x.reshape(x.shape[0], *parts, x.shape[-1])
+        x = x.permute(0, *range(1, 2 * rank, 2), *range(2, 2 * rank + 1, 2), 2 * rank + 1)
+        return x.flatten(1, rank).flatten(2, -2)
+
+    def _rolled(self, x: Tensor, padded: list[int]) -> Tensor:
+        if self.pad and self.pad_first:
+            x = _pad(x, padded)
+        if any(self.shift):
+            x = torch.roll(x, [-s for s in self.shift], list(range(1, x.dim() - 1)))
+        return _pad(x, padded) if self.pad and not self.pad_first else x
+
+    def _restored(self, y: Tensor, grid: list[int], padded: list[int]) -> Tensor:
+        """(B, windows, n, C) -> (B, *grid, C)."""
+        rank = len(self.window)
+        counts = [p // w for p, w in zip(padded, self.window, strict=True)]
+        y = y.reshape(y.shape[0], *counts, *self.window, y.shape[-1])
+        y = y.permute(0, *(a for k in range(rank) for a in (1 + k, 1 + rank + k)), 1 + 2 * rank)
+        y = y.reshape(y.shape[0], *padded, y.shape[-1])
+        if self.pad and not self.pad_first:
+            y = _corner(y, grid)
+        if any(self.shift):
+            y = torch.roll(y, list(self.shift), list(range(1, rank + 1)))
+        return _corner(y, grid) if self.pad and self.pad_first else y
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, scores: Tensor | None) -> Tensor:
+        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(-3, -2) for t in (q, k, v))
+        a = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+        if scores is not None:
+            a = a + scores
+        a = functional.dropout(a.softmax(-1), self.dropout, self.training)
+        return (a @ v).transpose(-3, -2).flatten(-2)
+
+    def _scores(self, padded: list[int], x: Tensor, bias: Tensor | None) -> Tensor | None:
+        """What is added to the scores: (heads, n, n), or (windows, heads, n, n) under a shift."""
+        if not self._masked:
+            return bias
+        known = self.shifted is not None and tuple(padded) == self.built
+        mask = self.shifted if known else self._mask(padded, x.device)
+        assert mask is not None
+        mask = mask.to(x.dtype)
+        return mask if bias is None else bias + mask
+
+    def _mask(self, padded: Any, device: Any) -> Tensor:
+        """`mask` where two cells of a window come from different sides of the shift, 0 elsewhere: (windows, 1, n, n)."""
+        regions = torch.zeros(1, *padded, 1, device=device)
+        for axis, (n, w, s) in enumerate(zip(padded, self.window, self.shift, strict=True)):
+            at = torch.arange(n, device=device)
+            side = (at >= n - w).long() + (at >= n - s).long() if s else torch.zeros_like(at)
+            regions = regions * 3 + side.view([-1 if k == axis + 1 else 1 for k in range(len(padded) + 2)])
+        rolled, self_shift = regions, self.shift
+        parts = [a for p, w in zip(padded, self.window, strict=True) for a in (p // w, w)]
+        rank = len(self_shift)
+        ids = rolled.reshape(*parts).permute(*range(0, 2 * rank, 2), *range(1, 2 * rank, 2))
+        ids = ids.flatten(0, rank - 1).flatten(1)
+        return (ids[:, :, None] != ids[:, None]).float()[:, None] * self.mask
+
+    def extra_repr(self) -> str:
+        return f"window={self.window}, shift={self.shift}, heads={self.heads}, pad={self.pad}, mask={self.mask}"
+
+
+def _pad(x: Tensor, sizes: list[int]) -> Tensor:
+    """Zeros at the far side of (B, *grid, C)."""
+    grid = x.shape[1:-1]
+    amounts = [a for n, size in reversed(list(zip(grid, sizes, strict=True))) for a in (0, size - n)]
+    return functional.pad(x, [0, 0, *amounts])
+
+
+def _corner(x: Tensor, grid: list[int]) -> Tensor:
+    return x[(slice(None), *(slice(0, n) for n in grid))]

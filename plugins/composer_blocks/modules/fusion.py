@@ -1,0 +1,68 @@
+"""Joining maps."""
+
+from __future__ import annotations
+
+from functools import reduce
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from composer_blocks.modules.convolution import pad_high
+
+
+class Fusion(nn.Module):
+    """Brings a list of maps (B, C, *grid) to one grid."""
+
+    def __init__(self, fit: str):
+        super().__init__()
+        self.fit = fit
+
+    def items(self, x: Any, skip: Tensor | None) -> list[Tensor]:
+        values = [*(x if isinstance(x, list) else [x]), *([skip] if skip is not None else [])]
+        if self.fit == "none" or len(values) == 1:
+            return values
+        first, *rest = values
+        if self.fit == "crop_x":
+            return [_corner(first, rest[0].shape[2:]), *rest]
+        fit = pad_high if self.fit == "pad_skip" else _centre
+        return [first, *(fit(r, first.shape[2:]) for r in rest)]
+
+    def extra_repr(self) -> str:
+        return f"fit={self.fit}"
+
+
+class Concat(Fusion):
+    """[(B, C1, *grid), (B, C2, *grid)] -> (B, C1 + C2, *grid), or channels last."""
+
+    def __init__(self, fit: str, turned: bool, layout: str):
+        super().__init__(fit)
+        self.turned, self.axis = turned, 1 if layout == "first" else -1
+
+    def forward(self, x: Any, skip: Tensor | None = None) -> Tensor:
+        items = self.items(x, skip)
+        return torch.cat(items[::-1] if self.turned else items, self.axis)
+
+
+class Sum(Fusion):
+    """The sum of maps of one type."""
+
+    def forward(self, x: Any, skip: Tensor | None = None) -> Tensor:
+        return reduce(torch.add, self.items(x, skip))
+
+
+class Product(Fusion):
+    """The product of maps of one type, or of one with a single channel."""
+
+    def forward(self, x: Any, skip: Tensor | None = None) -> Tensor:
+        return reduce(torch.mul, self.items(x, skip))
+
+
+def _centre(x: Tensor, grid: Any) -> Tensor:
+    """The centre of (B, C, *larger); an odd difference leaves the extra cell behind."""
+    starts = [(n - m) // 2 for n, m in zip(x.shape[2:], grid, strict=True)]
+    return x[(slice(None), slice(None), *(slice(s, s + m) for s, m in zip(starts, grid, strict=True)))]
+
+
+def _corner(x: Tensor, grid: Any) -> Tensor:
+    return x[(slice(None), slice(None), *(slice(0, m) for m in grid))]

@@ -1,0 +1,102 @@
+"""Pooling, resizing, padding, gathering and spreading."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from composer_blocks.modules.convolution import pad_high
+
+MAX: dict[int, Any] = {1: nn.MaxPool1d, 2: nn.MaxPool2d, 3: nn.MaxPool3d}
+AVERAGE: dict[int, Any] = {1: nn.AvgPool1d, 2: nn.AvgPool2d, 3: nn.AvgPool3d}
+ADAPTIVE: dict[int, Any] = {1: nn.AdaptiveAvgPool1d, 2: nn.AdaptiveAvgPool2d, 3: nn.AdaptiveAvgPool3d}
+LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
+
+
+class GridMean(nn.Module):
+    """(B, *grid, C) -> (B, C)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.flatten(1, -2).mean(1)
+
+
+class Resize(nn.Module):
+    """(B, C, *grid) -> (B, C, *size)."""
+
+    def __init__(self, rank: int, scale: Any, size: Any, mode: str, align_corners: bool):
+        super().__init__()
+        self.rank, self.scale, self.size = rank, _per_axis(scale, rank), _per_axis(size, rank)
+        self.mode = LINEAR[rank] if mode == "linear" else mode
+        self.align_corners = align_corners if mode == "linear" else None
+
+    def forward(self, x: Tensor, like: Tensor | None = None) -> Tensor:
+        grid = x.shape[2:]
+        if like is not None:
+            size = list(like.shape[2:])
+        else:
+            size = list(self.size) if self.size else [n * s for n, s in zip(grid, self.scale, strict=True)]
+        return functional.interpolate(x, size=size, mode=self.mode, align_corners=self.align_corners)
+
+    def extra_repr(self) -> str:
+        return f"scale={self.scale}, size={self.size}, mode={self.mode}, align_corners={self.align_corners}"
+
+
+class PadTo(nn.Module):
+    """Zeros at the far side of (B, C, *grid)."""
+
+    def __init__(self, multiple: Any, rank: int):
+        super().__init__()
+        self.multiple = _per_axis(multiple, rank)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return pad_high(x, [-(-n // m) * m for n, m in zip(x.shape[2:], self.multiple, strict=True)])
+
+
+class RepeatChannels(nn.Module):
+    """(B, C, *grid) -> (B, times·C, *grid)."""
+
+    def __init__(self, times: int):
+        super().__init__()
+        self.times = times
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if self.times == 1 else x.repeat(1, self.times, *[1] * (x.dim() - 2))
+
+
+class Gather(nn.Module):
+    """(B, *grid, C) -> (B, *grid/2, 2^rank·C)."""
+
+    def __init__(self, rank: int, order: str, pad: bool):
+        super().__init__()
+        offsets = list(itertools.product((0, 1), repeat=rank))
+        self.offsets = [o[::-1] for o in offsets] if order == "column" else offsets
+        self.pad = pad
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.pad:
+            x = functional.pad(x, [0, 0, *(a for n in reversed(x.shape[1:-1]) for a in (0, n % 2))])
+        return torch.cat([x[(slice(None), *(slice(o, None, 2) for o in offset))] for offset in self.offsets], -1)
+
+
+class Spread(nn.Module):
+    """(B, *grid, f^rank·C) -> (B, *grid·f, C); the factors are ordered like the axes, before the channels."""
+
+    def __init__(self, rank: int, factor: int):
+        super().__init__()
+        self.rank, self.factor = rank, factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        grid, f, r = x.shape[1:-1], self.factor, self.rank
+        x = x.unflatten(-1, [f] * r + [-1])
+        x = x.permute(0, *(a for k in range(r) for a in (1 + k, 1 + r + k)), 1 + 2 * r)
+        return x.reshape(x.shape[0], *(n * f for n in grid), x.shape[-1])
+
+
+def _per_axis(value: Any, rank: int) -> tuple[int, ...] | None:
+    if value is None:
+        return None
+    return tuple(value) if isinstance(value, (tuple, list)) else (value,) * rank

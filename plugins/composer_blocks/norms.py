@@ -1,0 +1,85 @@
+"""Normalizations: they fill the slots called `norm`."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from composer import Block, Number, Positive, Rule, Type, product
+
+
+class LayerNorm(Block):
+    """Layer normalization over the channels of each token (Ba et al., 2016, arXiv:1607.06450)."""
+
+    name = "norm.layer"
+    layout: ClassVar[str] = "features"
+    eps: Number = 1e-5
+    affine: bool = True
+
+    def infer(self, rule: Rule, x: Type) -> Type:
+        return x
+
+    def build(self, x: Type) -> Any:
+        from torch import nn
+
+        return nn.LayerNorm(x.channels, eps=self.eps, elementwise_affine=self.affine)
+
+
+class BatchNorm(Block):
+    """Batch normalization per channel (Ioffe and Szegedy, 2015, arXiv:1502.03167). `frozen`: statistics and scale are
+    constants, as in detection backbones."""
+
+    name = "norm.batch"
+    eps: Number = 1e-5
+    momentum: Number = 0.1
+    affine: bool = True
+    frozen: bool = False
+
+    def infer(self, rule: Rule, x: Type) -> Type:
+        return x
+
+    def build(self, x: Type, rank: int) -> Any:
+        from composer_blocks.modules.norms import batch_norm
+
+        return batch_norm(rank, x.channels, self.eps, self.momentum, self.affine, self.frozen)
+
+
+class InstanceNorm(Block):
+    """Instance normalization: each channel of each sample over its grid (Ulyanov et al., 2016, arXiv:1607.08022)."""
+
+    name = "norm.instance"
+    eps: Number = 1e-5
+    affine: bool = True
+
+    def infer(self, rule: Rule, x: Type) -> Type:
+        rule.at_least(product(x.grid), 2, "instance norm needs more than one voxel")
+        return x
+
+    def build(self, x: Type, rank: int) -> Any:
+        from composer_blocks.modules.norms import INSTANCE
+
+        return INSTANCE[rank](x.channels, eps=self.eps, affine=self.affine)
+
+
+class GroupNorm(Block):
+    """Group normalization (Wu and He, 2018, arXiv:1803.08494). `groups: channels` is one group per channel."""
+
+    name = "norm.group"
+    groups: Positive | Literal["channels"] = 32
+    eps: Number = 1e-5
+    affine: bool = True
+
+    def infer(self, rule: Rule, x: Type) -> Type:
+        groups = self._groups(x)
+        rule.need(x.channels % groups == 0, f"{x.channels} channels do not split into {groups} groups", "BP401")
+        return x
+
+    def _groups(self, x: Type) -> int:
+        return x.channels if self.groups == "channels" else int(self.groups)
+
+    def build(self, x: Type) -> Any:
+        from torch import nn
+
+        return nn.GroupNorm(self._groups(x), x.channels, eps=self.eps, affine=self.affine)
+
+
+BLOCKS = (LayerNorm, BatchNorm, InstanceNorm, GroupNorm)

@@ -1,0 +1,114 @@
+"""Leaves that the shipped compounds are made of; they have no name in a blueprint."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from composer import Block, PerAxis, PerAxisNatural, Positive, Rate, Rule, Size, Type, ceil_div, map_
+
+
+class Convolution(Block):
+    """A convolution, plain or transposed, possibly with standardized weights."""
+
+    name = "part.conv"
+    out: Positive
+    kernel: PerAxis
+    stride: PerAxis
+    padding: PerAxisNatural
+    dilation: PerAxis
+    groups: Positive
+    bias: bool
+    transposed: bool = False
+    output_padding: PerAxisNatural = 0
+    standardize: Literal["biased", "unbiased"] | None = None
+
+    def infer(self, rule: Rule, x: Type) -> Type:
+        if x.channels % self.groups or self.out % self.groups:
+            text = f"{x.channels} -> {self.out} channels do not split into {self.groups} groups"
+            rule.need(False, text, "BP401")
+        grid = self._transposed(rule, x) if self.transposed else self._plain(rule, x)
+        return map_(self.out, grid)
+
+    def _axes(self, rule: Rule) -> Any:
+        names = ("kernel", "stride", "padding", "dilation", "output_padding")
+        return zip(*(rule.per_axis(getattr(self, n), n) for n in names), strict=True)
+
+    def _plain(self, rule: Rule, x: Type) -> tuple[Size, ...]:
+        grid = []
+        for n, (k, s, p, d, _) in zip(x.grid, self._axes(rule), strict=True):
+            size = (n + (2 * p - d * (k - 1) - 1)) // s + 1
+            if d * (k - 1) > 2 * p:
+                rule.at_least(n, d * (k - 1) + 1 - 2 * p, f"kernel {k}")
+            grid.append(size)
+        return tuple(grid)
+
+    def _transposed(self, rule: Rule, x: Type) -> tuple[Size, ...]:
+        axes = zip(x.grid, self._axes(rule), strict=True)
+        grid = []
+        for n, (k, s, p, d, o) in axes:
+            size = (n - 1) * s + (d * (k - 1) + 1 + o - 2 * p)
+            if isinstance(size, int) or d * (k - 1) + 1 + o - 2 * p < 1:
+                rule.at_least(size, 1, f"transposed kernel {k}")
+            grid.append(size)
+        return tuple(grid)
+
+    def build(self, x: Type, rank: int) -> Any:
+        from composer_blocks.modules.convolution import convolution
+
+        return convolution(rank, x.channels, **self.model_dump())
+
+
+class Patches(Convolution):
+    """Patches as one strided convolution; what is left over at the far side is refused, padded or cropped."""
+
+    name = "part.patches"
+    remainder: Literal["refuse", "pad", "crop"] = "refuse"
+
+    def infer(self, rule: Rule, x: Type) -> Type:
+        strides = rule.per_axis(self.stride, "patch")
+        if self.remainder == "refuse" and self.kernel == self.stride:
+            for n, s in zip(x.grid, strides, strict=True):
+                rule.multiple(n, s, "patches")
+        if self.remainder == "pad":
+            x = x.with_(grid=tuple(ceil_div(n, s) * s for n, s in zip(x.grid, strides, strict=True)))
+        return super().infer(rule, x)
+
+    def build(self, x: Type, rank: int) -> Any:
+        from composer_blocks.modules.convolution import PadToMultiple, convolution
+
+        options = self.model_dump(exclude={"remainder"})
+        made = convolution(rank, x.channels, **options)
+        return PadToMultiple.before(made, self.stride, rank) if self.remainder == "pad" else made
+
+
+class Add(Block):
+    """The sum of two values of one type."""
+
+    name = "part.add"
+    layout: ClassVar[str] = "any"
+    weightless: ClassVar[bool] = True
+
+    def infer(self, rule: Rule, x: Type, y: Type) -> Type:
+        return x
+
+    def build(self) -> Any:
+        import torch
+
+        return torch.add
+
+
+class DropPath(Block):
+    """Stochastic depth: drops the branch of whole samples while training (Huang et al., 2016, arXiv:1603.09382)."""
+
+    name = "part.drop_path"
+    layout: ClassVar[str] = "any"
+    weightless: ClassVar[bool] = True
+    rate: Rate
+
+    def infer(self, rule: Rule, x: Type) -> Type:
+        return x
+
+    def build(self) -> Any:
+        from composer_blocks.modules.stages import DropPath as Module
+
+        return Module(self.rate)

@@ -1,0 +1,111 @@
+"""Blocks around blocks: the residual branches that stages repeat."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from composer import Block, Number, Positive, Rate, Scope, Slot, Value, slot
+from composer_blocks.activations import Dropout
+from composer_blocks.convolution import Linear
+from composer_blocks.parts import Add, DropPath
+
+
+class MLP(Block):
+    """Linear maps with an activation between: C -> hidden -> C. `middle` stands after the first one, on the grid
+    (a depthwise convolution makes it SegFormer's Mix-FFN). Dropout follows every map but keeps the address free."""
+
+    name = "mlp"
+    ratio: Number | None = None
+    hidden: Positive | None = None
+    layers: Positive = 2
+    out: Positive | None = None
+    bias: bool = True
+    dropout: Rate = 0
+    middle: Slot = slot(doc="stands after the first linear map")
+    act: Slot = slot("gelu", at=("act",))
+
+    def compose(self, net: Scope, x: Value) -> Value:
+        channels = x.type.channels
+        hidden = self.hidden or round(channels * (self.ratio or 4))
+        for k in range(1, self.layers):
+            x = net.add(f"fc{k}", Linear(out=hidden, bias=self.bias), x)
+            x = net.slot("middle", x=x) if k == 1 else x
+            x = self._dropped(net, k, net.slot("act", x=x))
+        x = net.add(f"fc{self.layers}", Linear(out=self.out or channels, bias=self.bias), x)
+        return self._dropped(net, self.layers, x)
+
+    def _dropped(self, net: Scope, k: int, x: Value) -> Value:
+        return net.add(f"drop{k}", Dropout(rate=self.dropout), x) if self.dropout else x
+
+
+class TransformerBlock(Block):
+    """Attention and a feed-forward network, each in a residual branch (Vaswani et al., 2017; pre-norm as in Dosovitskiy
+    et al., 2021). Any attention fits the slot, any norm, any mlp.
+
+    order: pre    x + attention(norm1(x)), x + mlp(norm2(x))       post    norm1(x + attention(x)), norm2(x + mlp(x))
+    With `query` and `context`, norm1 is applied to both and the residual stays x. `cross_attention` stands between the
+    two, with norm_cross. `drop_path` drops branches of whole samples, `dropout` numbers of a branch.
+    """
+
+    name = "block.transformer"
+    order: Literal["pre", "post"] = "pre"
+    drop_path: Rate = 0
+    dropout: Rate = 0
+    norm: Slot = slot("layer", at=("norm1", "norm2", "norm_cross"))
+    attention: Slot = slot(offers=("x", "context"), required=True)
+    cross_attention: Slot = slot()
+    mlp: Slot = slot()
+
+    def compose(self, net: Scope, x: Value, query: Value | None = None, context: Value | None = None) -> Value:
+        pre = self.order == "pre"
+        source = query if query is not None else x
+        offers = {"x": net.slot("norm1", x=source) if pre else source}
+        if context is not None:
+            offers["context"] = net.slot("norm1", x=context) if pre else context
+        x = self._residual(net, "attention", x, net.slot("attention", **offers), "norm1")
+        if net.has("cross_attention"):
+            y = net.slot("cross_attention", x=net.slot("norm_cross", x=x) if pre else x)
+            x = self._residual(net, "cross_attention", x, y, "norm_cross")
+        if net.has("mlp"):
+            y = net.slot("mlp", x=net.slot("norm2", x=x) if pre else x)
+            x = self._residual(net, "mlp", x, y, "norm2")
+        return x
+
+    def _residual(self, net: Scope, part: str, x: Value, y: Value, norm: str) -> Value:
+        text = f"`{part}` turns {x.type} into {y.type}; the residual needs the same type"
+        if not net.need(y.type.fits(x.type), text, "BP304"):
+            return x
+        if self.dropout:
+            y = net.add(f"{part}_dropout", Dropout(rate=self.dropout), y)
+        if self.drop_path:
+            y = net.add(f"{part}_drop_path", DropPath(rate=self.drop_path), y)
+        total = net.add(f"{part}_sum", Add(), x, y)
+        return net.slot(norm, x=total) if self.order == "post" else total
+
+
+class ResidualBlock(Block):
+    """act(body(x) + shortcut(x)) (He et al., 2016, arXiv:1512.03385). The shortcut is used only where the body changes
+    the type, so one description serves the first unit of a stage and the others."""
+
+    name = "block.residual"
+    drop_path: Rate = 0
+    body: Slot = slot(required=True)
+    shortcut: Slot = slot()
+    act: Slot = slot()
+
+    def compose(self, net: Scope, x: Value) -> Value:
+        y = net.slot("body", x=x)
+        short = x
+        if not y.type.fits(x.type):
+            text = f"the body turns {x.type} into {y.type}: give a `shortcut`"
+            if not net.need(net.has("shortcut"), text, "BP304"):
+                return y
+            short = net.slot("shortcut", x=x)
+            if not net.need(short.type.fits(y.type), f"shortcut {short.type} and body {y.type} differ", "BP304"):
+                return y
+        if self.drop_path:
+            y = net.add("drop_path", DropPath(rate=self.drop_path), y)
+        return net.slot("act", x=net.add("sum", Add(), y, short))
+
+
+BLOCKS = (MLP, TransformerBlock, ResidualBlock)

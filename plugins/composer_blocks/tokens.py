@@ -1,0 +1,66 @@
+"""Tokens beside those of the grid."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from composer import Block, Natural, Number, Positive, Rule, Type, queries, vector
+
+
+class Prepend(Block):
+    """Learned tokens in front, such as a class token: (B, N, C) -> (B, count + N, C)."""
+
+    name = "tokens.prepend"
+    layout: ClassVar[str] = "tokens"
+    count: Positive = 1
+    std: Number = 0.02
+
+    def infer(self, rule: Rule, x: Type) -> Type:
+        if x.kind == "queries":
+            return queries(x.count + self.count, x.channels)
+        return x.with_(kind="tokens", extra=x.extra + self.count)
+
+    def build(self, x: Type) -> Any:
+        from composer_blocks.modules.tokens import Prepend as Module
+
+        return Module(self.count, x.channels, self.std)
+
+
+class Drop(Block):
+    """Leaves out tokens in front: (B, count + N, C) -> (B, N, C)."""
+
+    name = "tokens.drop"
+    layout: ClassVar[str] = "tokens"
+    weightless: ClassVar[bool] = True
+    count: Positive = 1
+
+    def infer(self, rule: Rule, x: Type) -> Type:
+        rule.need(x.extra >= self.count, f"{x} has no {self.count} extra tokens to drop", "BP303")
+        left = max(0, x.extra - self.count)
+        return x.with_(kind="tokens" if left else "map", extra=left) if x.kind in ("tokens", "map") else x
+
+    def build(self) -> Any:
+        from composer_blocks.modules.tokens import Drop as Module
+
+        return Module(self.count)
+
+
+class Take(Block):
+    """One token as a vector: (B, N, C) -> (B, C)."""
+
+    name = "tokens.take"
+    layout: ClassVar[str] = "tokens"
+    weightless: ClassVar[bool] = True
+    index: Natural = 0
+
+    def infer(self, rule: Rule, x: Type) -> Type:
+        rule.at_least(x.length, self.index + 1, f"token {self.index}")
+        return vector(x.channels)
+
+    def build(self) -> Any:
+        from composer_blocks.modules.tokens import Take as Module
+
+        return Module(self.index)
+
+
+BLOCKS = (Prepend, Drop, Take)
