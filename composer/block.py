@@ -126,11 +126,11 @@ class Scope(Rule, Protocol):
         """Whether the slot is filled."""
         ...
 
-    def slot(self, at: str, **offers: Any) -> Any:
+    def slot(self, at: str, **offers: Any) -> Value:
         """Run the block of a slot on the values offered to it."""
         ...
 
-    def add(self, name: str, block: Block, *values: Any, **ports: Any) -> Any:
+    def add(self, name: str, block: Block, *values: Any, **ports: Any) -> Value:
         """Add a block of one's own under `name`, below this address ("" is this address itself)."""
         ...
 
@@ -150,7 +150,9 @@ class Scope(Rule, Protocol):
 class Block(BaseModel):
     """A registered part of a network. Subclasses with a `name` are blocks; those without one are shared ancestors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True, protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", arbitrary_types_allowed=True, protected_namespaces=(), defer_build=True
+    )
 
     name: ClassVar[str] = ""
     shape: ClassVar[str] = ""
@@ -159,8 +161,8 @@ class Block(BaseModel):
     required: ClassVar[tuple[str, ...]] = ()
     optional: ClassVar[tuple[str, ...]] = ()
     open_ports: ClassVar[bool] = False
-    lists: ClassVar[bool] = False
-    """Whether the first port takes a list of values (`from: [a, b]`)."""
+    lists: ClassVar[bool | tuple[str, ...]] = False
+    """Whether the first port takes a list of values (`from: [a, b]`), or the names of the ports that do."""
     many: ClassVar[bool] = False
     """Whether the block has several outputs (a dict or a list of types)."""
     weightless: ClassVar[bool] = False
@@ -178,11 +180,18 @@ class Block(BaseModel):
     def compound(self) -> bool:
         return hasattr(self, "compose")
 
-    def infer(self, rule: Rule, **ports: Any) -> Any:
-        """The type of the result. The default reads `shape`."""
+    def infer(self, *args: Any, **ports: Any) -> Any:
+        """The type of the result, `infer(self, rule, x, ...)`. The default reads `shape`."""
         assert self.signature is not None
+        (rule,) = args
         axes = notation.bind(self.signature, rule, ports)
         return notation.result(self.signature, self, axes, ports)
+
+    @classmethod
+    def takes_list(cls, port: str) -> bool:
+        if isinstance(cls.lists, tuple):
+            return port in cls.lists
+        return cls.lists and port == (*cls.required, *cls.optional)[0]
 
     def wanted_layout(self, port: str) -> str:
         if self.signature is not None:
@@ -198,7 +207,7 @@ class Block(BaseModel):
         names = inspect.signature(self.build).parameters
         return {n: axes.get(n) if n != "rank" else rule.rank for n in names}
 
-    def build(self, **wanted: Any) -> Callable[..., Any]:
+    def build(self, *args: Any, **wanted: Any) -> Any:
         """The module, or for a block without parameters any picklable callable."""
         raise NotImplementedError(type(self).__name__)
 

@@ -45,8 +45,9 @@ KEYS: Mapping[str, type | tuple[type, ...]] = {
     "weights": (list, dict),
 }
 """The keys of a document and what each holds."""
+KINDS = {dict: "a mapping", list: "a list", int: "a whole number", str: "a text"}
 
-PARAM_KEYS = frozenset("type default min max choices multiple_of divides nullable doc".split())
+PARAM_KEYS = frozenset(["type", "default", "min", "max", "choices", "multiple_of", "divides", "nullable", "doc"])
 PARAM_TYPES: Mapping[str, tuple[type, ...]] = {
     "int": (int,),
     "float": (int, float),
@@ -153,7 +154,7 @@ def find(what: str, library: Mapping[str, Path], near: Path | None = None) -> tu
         if name in library:
             return library[name], preset
         local = (near or Path()) / name
-        if _looks_like_a_path(name) and (local.exists() or not preset and ":" not in what):
+        if _looks_like_a_path(name) and (local.exists() or (not preset and ":" not in what)):
             return local, preset
     name = what.split(":")[0]
     close = nearest(name, library)
@@ -209,7 +210,7 @@ class _Layers:
             weights=_rules(top.get("weights")),
             files=(path,),
         )
-        return own._over_base(library, chain) if "extends" in top else own
+        return own._over_base(library, chain) if top.get("extends") else own
 
     def _over_base(self, library: Mapping[str, Path], chain: tuple[Path, ...]) -> _Layers:
         span = span_of(self.top, "extends")
@@ -229,7 +230,7 @@ class _Layers:
         """This base with a child laid over it."""
         params, given = dict(self.params), dict(self.given)
         for name, (value, span) in child.params.items():
-            long = isinstance(value, dict) and "default" in value and PARAM_KEYS >= set(value)
+            long = isinstance(value, dict) and "default" in value and set(value) <= PARAM_KEYS
             if name in params and not long:
                 given[name] = (value, span)
             else:
@@ -241,7 +242,7 @@ class _Layers:
             params=params,
             given=given,
             presets={**self.presets, **child.presets},
-            inputs=_merged(self.inputs, child.inputs),
+            inputs=joined(self.inputs, child.inputs),
             graph=self.graph,
             outputs=child.outputs or self.outputs,
             edits=self.edits + child.edits,
@@ -332,7 +333,7 @@ def _check_document(top: Map, path: Path) -> None:
         elif value is not None and (not isinstance(value, KEYS[key]) or isinstance(value, bool)):
             wanted = KEYS[key]
             kinds = wanted if isinstance(wanted, tuple) else (wanted,)
-            names = " or ".join({"dict": "a mapping", "list": "a list"}.get(k.__name__, k.__name__) for k in kinds)
+            names = " or ".join(KINDS[k] for k in kinds)
             bad.append(Diagnostic("BP201", f"`{key}` must be {names}, not {value!r:.60}", span_of(top, key)))
     if "blueprint" not in top:
         bad.append(
@@ -341,6 +342,10 @@ def _check_document(top: Map, path: Path) -> None:
     elif top["blueprint"] != VERSION and not bad:
         text = f"language version {top['blueprint']} is not known; this Composer reads version {VERSION}"
         bad.append(Diagnostic("BP101", text, span_of(top, "blueprint")))
+    presets = top.get("presets")
+    for name, preset in presets.items() if isinstance(presets, dict) else ():
+        if preset is not None and not isinstance(preset, dict):
+            bad.append(Diagnostic("BP201", f"the preset `{name}` must be a mapping", span_of(presets, name)))
     if "extends" in top and "graph" in top:
         text = "a blueprint that extends another changes its graph by `edit`"
         bad.append(Diagnostic("BP101", text, top.key_spans.get("graph"), others=(Label(top.key_spans["extends"], ""),)))
@@ -365,16 +370,29 @@ def _names_used(layers: _Layers) -> set[str]:
     texts += [e.change for e in layers.edits]
     texts += [p.get("edit") for p in layers.presets.values() if isinstance(p, dict)]
     texts += [[v for v, _ in layers.params.values()], [v for v, _ in layers.given.values()]]
-    words = expressions.names_in(texts)
-    return words | {w.lstrip("$") for v in layers.inputs.values() for w in _type_words(v) if w.startswith("$")}
+    return expressions.names_in(texts) | {n for text in _strings(texts) for n in _type_names(text)}
 
 
-def _type_words(spec: Any) -> list[str]:
-    text = spec.get("type") if isinstance(spec, dict) else spec
-    return str(text).split()
+def _type_names(text: str) -> list[str]:
+    """The names in a type such as `B $channels *S`."""
+    words = text.split() if text.startswith("B ") else []
+    return [w[1:] for w in words if w.startswith("$")]
 
 
-def _merged(base: Map, child: Map) -> Map:
+def _strings(value: Any) -> Iterable[str]:
+    """Every text in nested data; what an alias repeats is walked once."""
+    waiting, seen = [value], set()
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, str):
+            yield item
+        elif isinstance(item, (dict, list, tuple)) and id(item) not in seen:
+            seen.add(id(item))
+            waiting.extend(item.values() if isinstance(item, dict) else item)
+
+
+def joined(base: Map, child: Map) -> Map:
+    """Two mappings as one, the second over the first, with their places."""
     result = Map({**base, **child})
     for part in (base, child):
         result.span = getattr(part, "span", None) or getattr(result, "span", None)  # type: ignore[assignment]
@@ -389,7 +407,7 @@ def merge_specs(base: Any, change: Any) -> Any:
         return change
     if ("use" in change and change["use"] != base.get("use")) or ("graph" in change and "use" in base):
         return change
-    result = _merged(_as_map(base), _as_map(change))
+    result = joined(_as_map(base), _as_map(change))
     for key in change:
         if key in base:
             result[key] = merge_specs(base[key], change[key])
@@ -402,14 +420,17 @@ def _as_map(value: Mapping[str, Any]) -> Map:
 
 def without(spec: Mapping[str, Any], *keys: str) -> Map:
     """A mapping less some keys, its places kept."""
-    kept = _merged(_as_map(spec), Map())
+    kept = joined(_as_map(spec), Map())
     for key in keys:
         kept.pop(key, None)
     return kept
 
 
 def _edits(items: Any) -> tuple[Edit, ...]:
-    result, bad = [], []
+    result: list[Edit] = []
+    bad: list[Diagnostic] = []
+    if not isinstance(items or [], list):
+        raise BlueprintError(Diagnostic("BP201", f"`edit` is a list of edits, not {items!r:.60}", getattr(items, "span", None)))
     for index, item in enumerate(items or ()):
         span = span_of(items, index)
         try:
@@ -436,6 +457,11 @@ def _edit(item: Any, span: Span | None) -> Edit:
     if (action == "add") == ("at" in item):
         text = "`add` takes no `at`" if action == "add" else "an edit needs `at`: an address or a list of addresses"
         raise BlueprintError(Diagnostic("BP201", text, span))
+    kinds = (dict, str) if action == "replace" else (bool,) if action == "remove" else (dict,)
+    if not isinstance(item[action], kinds):
+        wanted = {"replace": "a block", "remove": "true"}.get(action, "a mapping")
+        text = f"`{action}` of an edit is {wanted}, not {item[action]!r:.60}"
+        raise BlueprintError(Diagnostic("BP201", text, span_of(item, action) or span))
     at = item.get("at", [])
     return Edit(tuple(map(str, at if isinstance(at, list) else [at])), action, item[action], span)
 
@@ -481,11 +507,13 @@ def _computed(params: dict[str, Param], given: Mapping[str, tuple[Any, Span | No
     """Every parameter with its value; they may be computed from each other in any order."""
     done: dict[str, Param] = {}
     bad: list[Diagnostic] = []
+    circular: set[str] = set()
 
     def value(name: str, asking: tuple[str, ...]) -> Any:
         if name in done:
             return done[name].value
         if name in asking:
+            circular.update(asking)
             text = f"parameters are computed in a circle: {' -> '.join((*asking, name))}"
             raise BlueprintError(Diagnostic("BP109", text, params[name].span))
         param = params[name]
@@ -499,11 +527,13 @@ def _computed(params: dict[str, Param], given: Mapping[str, tuple[Any, Span | No
         if param.type == "block":
             return raw
         lazy = {n: value(n, asking) for n in expressions.names_in(raw) if n in params}
-        rules = {k: _rule_value(r, params, value, asking) for k, r in param.rules.items()}
+        rules = {k: _rule_value(k, r, param, params, value, asking) for k, r in param.rules.items()}
         result = evaluate(raw, Names(lazy), span)
         return _checked(param, result, rules, span)
 
     for name in params:
+        if name in circular:  # said once for all of the circle
+            continue
         try:
             value(name, ())
         except ComposerError as fault:
@@ -513,8 +543,23 @@ def _computed(params: dict[str, Param], given: Mapping[str, tuple[Any, Span | No
     return {name: done[name] for name in params}
 
 
-def _rule_value(rule: Any, params: Mapping[str, Param], value: Any, asking: tuple[str, ...]) -> Any:
-    return evaluate(rule, Names({n: value(n, asking) for n in expressions.names_in(rule) if n in params}))
+def _rule_value(
+    key: str, rule: Any, param: Param, params: Mapping[str, Param], value: Any, asking: tuple[str, ...]
+) -> Any:
+    """What `min`, `choices` … of a parameter stand for, checked to be of a kind that can be compared with."""
+    found = evaluate(rule, Names({n: value(n, asking) for n in expressions.names_in(rule) if n in params}), param.span)
+    wanted = {"choices": "a list", "nullable": "true or false"}.get(key, "a number")
+    whole = key in ("multiple_of", "divides")
+    numbers = found if key == "divides" and isinstance(found, list) else [found]
+    good = {
+        "a list": isinstance(found, list),
+        "true or false": isinstance(found, bool),
+        "a number": all(_is_of_type(n, "int" if whole else "float") and not isinstance(n, list) for n in numbers),
+    }[wanted]
+    if not good or (key == "multiple_of" and not found):
+        text = f"`{key}` of the parameter `{param.name}` must be {wanted}, not {found!r:.40}"
+        raise BlueprintError(Diagnostic("BP201", text, param.span))
+    return found
 
 
 def _checked(param: Param, value: Any, rules: Mapping[str, Any], span: Span | None) -> Any:

@@ -157,6 +157,19 @@ class InternalError(ComposerError):
     """Composer itself is wrong. The message asks for a report."""
 
 
+def once(diagnostics: Iterable[Diagnostic]) -> list[Diagnostic]:
+    """The same mistake in each copy of a loop is one mistake, said at the first and counted."""
+    groups: dict[Any, list[Diagnostic]] = {}
+    for each in diagnostics:
+        groups.setdefault((each.code, each.message, each.span), []).append(each)
+    return [_counted(same) for same in groups.values()]
+
+
+def _counted(same: list[Diagnostic]) -> Diagnostic:
+    more = list(dict.fromkeys(d.address for d in same[1:] if d.address and d.address != same[0].address))
+    return replace(same[0], notes=(*same[0].notes, f"and at {listing(more, 4)}")) if more else same[0]
+
+
 def nearest(word: str, candidates: Iterable[str], limit: int = 1) -> list[str]:
     """The candidates a person most likely meant, best first."""
     return difflib.get_close_matches(str(word), [str(c) for c in candidates], n=limit, cutoff=0.5)

@@ -56,11 +56,13 @@ class Extremum:
     items: tuple[Size, ...]
 
     def at(self, env: Mapping[str, Any]) -> Any:
-        import numpy  # only to enumerate; importing it costs more than a whole check
+        sizes = [at(item, env) for item in self.items]
+        if not any(hasattr(s, "shape") for s in sizes):
+            return max(sizes) if self.largest else min(sizes)
+        import numpy
 
         choose = numpy.maximum if self.largest else numpy.minimum
-        value = reduce(choose, [at(item, env) for item in self.items])
-        return int(value) if numpy.ndim(value) == 0 else value
+        return reduce(choose, sizes)
 
     def __str__(self) -> str:
         return f"{'max' if self.largest else 'min'}({', '.join(map(str, self.items))})"
@@ -87,7 +89,10 @@ class Dim:
 
     def at(self, env: Mapping[str, Any]) -> Any:
         """The value where `env` gives every symbol: an int, or an array of ints."""
-        return sum((c * prod((a.at(env) for a in m), start=1) for m, c in self.terms), self.constant)
+        total: Any = self.constant
+        for monomial, coefficient in self.terms:
+            total = total + coefficient * prod(atom.at(env) for atom in monomial)
+        return total
 
     @cached_property
     def symbols(self) -> frozenset[str]:

@@ -665,7 +665,7 @@ _ARITY = {
     "abs": (1, 1),
     "reversed": (1, 1),
     "ramp": (3, 3),
-    "refs": (1, 1),
+    "refs": (1, 2),
 }
 _FUNCTIONS: dict[str, Function] = {
     "min": _extreme("min", min),

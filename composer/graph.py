@@ -7,9 +7,10 @@ reference is resolved here; types come later.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any, Union
 
 from pydantic import ValidationError
@@ -18,7 +19,8 @@ from composer import blueprint as blueprints
 from composer.addresses import Pattern, is_prefix
 from composer.block import RESERVED, Block, SlotSpec
 from composer.blueprint import Blueprint, Edit, merge_specs, without
-from composer.diagnostics import BlueprintError, Diagnostic, Span, did_you_mean, listing, nearest
+from composer.diagnostics import BlueprintError, Diagnostic, Span, did_you_mean, listing, nearest, once
+from composer.expressions import ExpressionError
 from composer.names import Closure, Names, evaluate, is_var
 from composer.registry import Registry, clash
 from composer.source import Map, span_of
@@ -48,7 +50,7 @@ class Call:
     module: str
     span: Span | None = None
     spans: Mapping[str, Span | None] = field(default_factory=dict)
-    candidates: tuple[tuple[str, Ref], ...] = ()
+    sight: Sight | None = field(default=None, compare=False, repr=False)
     slot: str = ""
     unused: tuple[Body, ...] = ()
 
@@ -80,13 +82,21 @@ class Through:
 
 
 @dataclass(frozen=True)
+class Given:
+    """A value that is only a type, written where nothing runs: the input of a part that is `unused`."""
+
+    address: str
+    type: GraphInput
+
+
+@dataclass(frozen=True)
 class Broken:
     """A part with a mistake, already reported; nothing more is said about what depends on it."""
 
     address: str
 
 
-Body = Union[Call, Group, Through, Broken]
+Body = Union[Call, Group, Through, Given, Broken]
 
 
 @dataclass(frozen=True)
@@ -130,22 +140,42 @@ def link(blueprint: Blueprint, registry: Registry) -> Graph:
 def link_all(blueprint: Blueprint, registry: Registry) -> tuple[Graph, list[Diagnostic]]:
     """The graph as far as it could be linked, and every mistake on the way."""
     linker = _Linker(registry, blueprint)
-    return linker.whole(blueprint), linker.mistakes
+    return linker.whole(blueprint), once(linker.mistakes)
 
 
 class _Scope:
-    """The names one graph sees: its ports, its nodes so far, and through a leading dot the graph around it."""
+    """The names one graph sees: its ports, its nodes so far, and through a leading dot the graph around it.
 
-    def __init__(self, linker: _Linker, ports: Mapping[str, Input], outer: _Scope | None, later: Mapping[str, Any]):
-        self.linker, self.outer = linker, outer
+    With `inside`, a few names beside those of another scope, such as what a loop carries.
+    """
+
+    def __init__(
+        self,
+        linker: _Linker,
+        ports: Mapping[str, Input],
+        outer: _Scope | None,
+        later: Mapping[str, Any],
+        inside: _Scope | None = None,
+    ):
+        self.linker, self.outer, self.inside = linker, outer, inside
         self.names: dict[str, Input] = dict(ports)
         self.later = later
-        self.read: set[str] = set()
+        self.read: set[str] = inside.read if inside else set()
 
     def with_names(self, extra: Mapping[str, Input]) -> _Scope:
-        inner = _Scope(self.linker, {**self.names, **extra}, self.outer, self.later)
-        inner.read = self.read
-        return inner
+        return _Scope(self.linker, extra, self.outer, self.later, self)
+
+    def layers(self) -> Iterator[_Scope]:
+        scope: _Scope | None = self
+        while scope is not None:
+            yield scope
+            scope = scope.inside
+
+    def __contains__(self, name: str) -> bool:
+        return any(name in layer.names for layer in self.layers())
+
+    def __getitem__(self, name: str) -> Input:
+        return next(layer.names[name] for layer in self.layers() if name in layer.names)
 
     def find(self, name: str) -> Input | type[_Missing]:
         if name.startswith("."):
@@ -153,7 +183,7 @@ class _Scope:
         parts = name.split(".")
         for cut in range(len(parts), 0, -1):
             head = ".".join(parts[:cut])
-            if head in self.names:
+            if head in self:
                 return self._below(head, parts[cut:])
         return _Missing
 
@@ -163,34 +193,67 @@ class _Scope:
 
     def _below(self, head: str, rest: list[str]) -> Input | type[_Missing]:
         self.read.add(head.split(".")[0])
-        value = self.names[head]
+        value = self[head]
         if not rest:
             return value if not isinstance(value, Ref) or self.linker.known(value.name) else _Missing
         if isinstance(value, tuple):
             index = rest[0]
-            return value[int(index)] if index.isdigit() and int(index) < len(value) else _Missing
+            return value[int(index)] if len(rest) == 1 and _is_index(index, len(value)) else _Missing
         if value is None:
             return _Missing
         address = ".".join([value.name, *rest])
         return Ref(address) if self.linker.known(address) else _Missing
 
-    def copies(self, name: str, inner: str | None = None) -> list[str]:
-        """`refs('encoder', 'norm')`: the addresses of all copies of a node, or of a part of each."""
+    def copies(self, name: Any, inner: Any = None) -> list[str]:
+        """`refs('encoder', 'norm')`: the names of all copies of a node, or of a part of each."""
+        if not isinstance(name, str) or not (inner is None or isinstance(inner, str)):
+            raise ExpressionError("`refs` takes the name of a node, and possibly of a part of it, in quotes")
         found: list[str] = []
-        while True:
-            path = ".".join(filter(None, (name, str(len(found)), inner)))
-            value = self.find(path)
-            if not (isinstance(value, Ref) and value.name in self.linker.addresses):
-                return found
+        while isinstance(value := self.find(path := _joined(name, len(found), inner)), Ref):
+            if value.name not in self.linker.addresses:
+                break
             found.append(path)
+        if not found:
+            self._no_copies(name, inner)
+        return found
+
+    def _no_copies(self, name: str, inner: str | None) -> None:
+        """`refs` of a loop without instances is an empty list; anything else without copies is a mistake."""
+        node = self.find(name)
+        if isinstance(node, Ref) and self.linker.is_broken(node.name):
+            raise BlueprintError(())
+        if node is _Missing:
+            raise ExpressionError(f"no value is named `{name}` here{did_you_mean(name, (n for n, _ in self.visible()))}")
+        if isinstance(node, Ref) and node.name in self.linker.loops and inner is None:
+            return
+        if isinstance(node, Ref) and f"{node.name}.0" in self.linker.addresses:
+            raise ExpressionError(f"the copies of `{name}` have no part `{inner}`")
+        if isinstance(node, Ref) and node.name not in self.linker.loops:
+            raise ExpressionError(f"`{name}` has no copies: it stands in no `repeat` and no `for`")
+
+    def sight(self) -> Sight:
+        """What can be seen at this moment; looked up only when a fix is tried."""
+        return Sight(self, tuple(len(layer.names) for layer in self.layers()), self.outer.sight() if self.outer else None)
 
     def visible(self) -> Iterator[tuple[str, Ref]]:
-        """Every value in sight, for suggestions that are tried."""
-        for name, value in self.names.items():
-            if isinstance(value, Ref):
-                yield from ((n, Ref(a)) for n, a in self.linker.values_under(name, value.name))
-        if self.outer:
-            yield from ((f".{n.lstrip('.')}", r) for n, r in self.outer.visible())
+        return iter(self.sight())
+
+
+@dataclass(frozen=True)
+class Sight:
+    """Every value in sight of one place, for suggestions that are tried. It costs nothing until it is read."""
+
+    scope: _Scope
+    counts: tuple[int, ...]
+    outer: Sight | None
+
+    def __iter__(self) -> Iterator[tuple[str, Ref]]:
+        for layer, count in zip(self.scope.layers(), self.counts, strict=True):
+            for name, value in islice(layer.names.items(), count):
+                if isinstance(value, Ref):
+                    yield from ((n, Ref(a)) for n, a in self.scope.linker.values_under(name, value.name))
+        for name, ref in self.outer or ():
+            yield f".{name.lstrip('.')}", ref
 
 
 class _Missing:
@@ -205,6 +268,8 @@ class _Linker:
         self.library = {**registry.blueprints, **blueprint.library}
         self.mistakes: list[Diagnostic] = []
         self.addresses: dict[str, bool] = {}  # address -> whether it has several outputs
+        self.parts: dict[str, dict[str, None]] = {}  # address -> its copies and outputs
+        self.loops: set[str] = set()
         self.broken: set[str] = set()
         self.edits: list[tuple[str, Edit, Pattern]] = []
         self.hits: Counter[int] = Counter()
@@ -217,16 +282,23 @@ class _Linker:
         if address in self.addresses or "@" in address:
             return True
         parent = address.rpartition(".")[0]
-        return bool(self.addresses.get(parent)) or any(is_prefix(b, address) for b in self.broken)
+        return bool(self.addresses.get(parent)) or self.is_broken(address)
+
+    def is_broken(self, address: str) -> bool:
+        """Whether a mistake in this part, or in one around it, was reported already."""
+        words = address.split(".")
+        return bool(self.broken) and any(".".join(words[: k + 1]) in self.broken for k in range(len(words)))
 
     def values_under(self, name: str, address: str) -> Iterator[tuple[str, str]]:
+        """A value, and those a reference may name below it: copies and outputs."""
         yield name, address
-        for other in self.addresses:
-            rest = other[len(address) + 1 :]
-            if other.startswith(address + ".") and rest.replace(".", "").isdigit():
-                yield f"{name}.{rest}", other
+        for word in tuple(self.parts.get(address, ())):
+            yield from self.values_under(f"{name}.{word}", f"{address}.{word}")
 
-    def register(self, address: str, many: bool = False) -> None:
+    def register(self, address: str, many: bool = False, of: str = "") -> None:
+        """A new address; `of` is the value that it is a copy or an output of."""
+        if of:
+            self.parts.setdefault(of, {})[address[len(of) + 1 :]] = None
         self.addresses[address] = many
 
     # --- the whole ---------------------------------------------------------------------------------------------
@@ -259,7 +331,9 @@ class _Linker:
         """The nodes of a blueprint, its edits applied below `prefix`."""
         for edit in blueprint.edits:
             self.edits += [(prefix, edit, Pattern(prefix + at)) for at in edit.at or ("",)]
-        added = [(k, v) for e in blueprint.edits if e.action == "add" for k, v in (e.change or {}).items()]
+        added = [(k, v) for e in blueprint.edits if e.action == "add" for k, v in e.change.items()]
+        for name in (n for n, _ in added if n in blueprint.graph):
+            self.report(Diagnostic("BP107", f"an edit adds `{name}`, which is a node already", blueprint.graph.key_spans.get(name)))
         graph = Map(dict(added) | dict(blueprint.graph))
         for part in [*(e.change for e in blueprint.edits if e.action == "add"), blueprint.graph]:
             graph.key_spans.update(getattr(part, "key_spans", {}))
@@ -285,6 +359,8 @@ class _Linker:
                 yield self.input(name, spec, names, span)
             except BlueprintError as fault:
                 self.mistakes += fault.diagnostics
+                self.broken.add(name)
+                yield GraphInput(name, (), None, False, span, None)
 
     def input(self, name: str, spec: Any, names: Names, span: Span | None) -> GraphInput:
         spec = spec if isinstance(spec, dict) else Map({"type": spec})
@@ -297,16 +373,18 @@ class _Linker:
         if size is not None and not (isinstance(size, list) and size and all(type(n) is int and n > 0 for n in size)):
             text = f"the size of `{name}` must be a list of whole numbers above 0, not {size!r}"
             raise BlueprintError(Diagnostic("BP201", text, span_of(spec, "size") or span))
-        channels = evaluate(words[1], names, span) if len(words) > 1 else None
-        if words == ("map",) or words == ("any",):
-            return GraphInput(name, words, None, bool(spec.get("optional")), span, None)
-        if not words or words[0] != "B" or type(channels) is not (int if str(channels).isdigit() else type(None)):
-            if not (words and words[0] == "B" and (isinstance(channels, int) or len(words) == 1)):
-                text = f"the type of `{name}` reads like `B $channels *S` or `B 3 H W`, not `{spec.get('type')}`"
-                raise BlueprintError(Diagnostic("BP201", text, span))
-        if isinstance(channels, str):
-            channels = int(channels)
-        return GraphInput(name, words, tuple(size) if size else None, bool(spec.get("optional")), span, channels)
+        optional = bool(spec.get("optional"))
+        if words in (("map",), ("any",)):
+            return GraphInput(name, words, None, optional, span, None)
+        channels = self.channels(words[1], names, span) if len(words) > 1 and words[0] == "B" else None
+        if channels is None:
+            text = f"the type of `{name}` reads like `B $channels *S` or `B 3 H W`, not `{spec.get('type')}`"
+            raise BlueprintError(Diagnostic("BP201", text, span_of(spec, "type") or span))
+        return GraphInput(name, words, tuple(size) if size else None, optional, span, channels)
+
+    def channels(self, word: str, names: Names, span: Span | None) -> int | None:
+        value = int(word) if word.isascii() and word.isdigit() and len(word) < 10 else evaluate(word, names, span)
+        return value if type(value) is int and value > 0 else None
 
     def outputs(self, blueprint: Blueprint, names: Names, scope: _Scope) -> Iterator[GraphOutput]:
         for name, spec in blueprint.outputs.items():
@@ -315,6 +393,7 @@ class _Linker:
                 yield self.output(name, spec, names, scope, span)
             except BlueprintError as fault:
                 self.mistakes += fault.diagnostics
+                scope.read |= {*_words(spec), *list(scope.names)[-1:]}
 
     def output(self, name: str, spec: Any, names: Names, scope: _Scope, span: Span | None) -> GraphOutput:
         training = False
@@ -357,9 +436,14 @@ class _Linker:
 
     # --- edits -------------------------------------------------------------------------------------------------
 
-    def edited(self, address: str, spec: Any) -> Any:
-        """The spec after every `set`, `replace`, `wrap` and `remove` at its address; None when it is removed."""
+    def edited(self, address: str, spec: Any, empty: bool = False) -> Any:
+        """The spec after every `set`, `replace`, `wrap` and `remove` at its address; None when it is removed.
+
+        An `empty` slot is filled by an edit that names it, not by a glob such as `blocks.*` that means what is there.
+        """
         for k, (_, edit, pattern) in enumerate(self.edits):
+            if empty and pattern.text.endswith("*"):
+                continue
             if edit.action in ("set", "replace", "wrap", "remove") and edit.at and pattern.matches(address):
                 self.hits[k] += 1
                 spec = _changed(spec, edit)
@@ -383,22 +467,17 @@ class _Linker:
         """The nodes of one graph in order, and the value of the last."""
         names = replace(names, functions={"refs": scope.copies})
         bodies: list[Body] = []
-        previous = first
-        queue: list[tuple[str, Any, str | None]] = [(n, s, None) for n, s in graph.items()]
+        line = _Line(first, next((n for n, v in scope.names.items() if v is not None and v == first), ""))
+        queue = deque((n, s, "") for n, s in graph.items())
         seen: set[str] = set()
         while queue:
-            name, spec, alias = queue.pop(0)
+            name, spec, alias = queue.popleft()
             address, span = prefix + name, graph.key_spans.get(name)
             if name in seen or not self.allowed(name, span):
                 self.report(Diagnostic("BP107", f"two nodes are named `{address}`", span)) if name in seen else None
                 continue
             seen.add(name)
-            try:
-                body = self.node(address, name, self.as_spec(spec, name, span), names, scope, previous, span)
-            except BlueprintError as fault:
-                self.mistakes += fault.diagnostics
-                body = Broken(address)
-                self.broken.add(address)
+            body = self.member(address, name, spec, names, scope, line, span)
             if body is None:
                 continue
             bodies.append(body)
@@ -406,11 +485,24 @@ class _Linker:
             self.addresses.setdefault(address, False)
             if alias:
                 scope.names[alias] = Ref(address)
+                scope.read.add(name)  # it is read by the name it stands for
             if name not in (aside or ()):
-                previous = Ref(address)
+                line = _Line(Ref(address), name)
             for n, s, inline in reversed(self.inserted(address)):
-                queue.insert(0, (n, s, (alias or name) if inline else None))
-        return tuple(bodies), previous
+                queue.appendleft((n, s, (alias or name) if inline else ""))
+        return tuple(bodies), line.value
+
+    def member(
+        self, address: str, name: str, spec: Any, names: Names, scope: _Scope, line: _Line, span: Span | None
+    ) -> Body | None:
+        """One node, or where it has a mistake, that it is broken."""
+        try:
+            return self.node(address, name, self.as_spec(spec, name, span), names, scope, line, span)
+        except BlueprintError as fault:
+            self.mistakes += fault.diagnostics
+            self.broken.add(address)
+            scope.read |= {line.name, *_words(spec)}  # what it would have read is not unused
+            return Broken(address)
 
     def allowed(self, name: str, span: Span | None) -> bool:
         if name in RESERVED or not name.replace("_", "").isalnum() or name[0].isdigit():
@@ -421,7 +513,8 @@ class _Linker:
 
     def as_spec(self, spec: Any, role: str, span: Span | None) -> Map:
         if isinstance(spec, str):
-            use = spec if self.exists(spec) or not self.exists(f"{role}.{spec}") else f"{role}.{spec}"
+            short = "." not in spec and any(n.startswith(f"{role}.") for n in self.registry.blocks)
+            use = spec if self.exists(spec) or not short else f"{role}.{spec}"
             made = Map({"use": use})
             made.span = span  # type: ignore[assignment]
             made.value_spans = {"use": span} if span else {}
@@ -435,18 +528,23 @@ class _Linker:
         return name in self.registry.blocks or name in self.registry.clashes or name.partition(":")[0] in self.library
 
     def node(
-        self, address: str, name: str, spec: Map, names: Names, scope: _Scope, previous: Input, span: Span | None
+        self, address: str, name: str, spec: Map, names: Names, scope: _Scope, line: _Line, span: Span | None
     ) -> Body | None:
         edited = self.edited(address, spec)
         if edited is None:
             return None
         spec = self.as_spec(edited, name, span)
-        if previous is not None and isinstance(previous, Ref) and "from" not in spec and "carry" not in spec:
-            scope.read.add(_local(previous.name, scope))
+        if "from" not in spec and "carry" not in spec and self.takes_input(spec):
+            scope.read.add(line.name)
         if "for" in spec or ("carry" in spec and "repeat" in spec):
-            return self.loop(address, name, spec, names, scope, previous, span)
+            return self.loop(address, name, spec, names, scope, line.value, span)
         self.odd_words(spec, ("carry",), "without `for` or `repeat`")
-        return self.instance(address, without(spec, "from"), spec, names, scope, previous, span)
+        return self.instance(address, without(spec, "from"), spec, names, scope, line.value, span)
+
+    def takes_input(self, spec: Map) -> bool:
+        """Whether a node continues the line above; a block without ports starts anew."""
+        block = self.registry.blocks.get(spec["use"]) if isinstance(spec.get("use"), str) else None
+        return block is None or bool(block.required or block.optional or block.open_ports)
 
     def odd_words(self, spec: Map, words: Iterable[str], why: str) -> None:
         for word in words:
@@ -461,6 +559,7 @@ class _Linker:
         base = without(spec, "for", "carry", "from", *(["repeat"] if "for" not in spec else []))
         carried = self.carried(spec, names, scope, previous)
         self.register(address)
+        self.loops.add(address)
         scope.names[name] = Ref(address)
         bodies: list[Body] = []
         result: Input = previous
@@ -470,8 +569,8 @@ class _Linker:
             inner_scope = scope.with_names(carried)
             source = without(spec, *(k for k in spec if k != "from")) if "from" in spec else Map({"from": "carry"})
             if source.get("from") == "carry" and "carry" not in carried:
-                first = ", ".join(f"{k}: {k}" for k in carried)
-                text = f"`carry` names several values, so the loop needs `from: {{…}}` with {first}"
+                each = ", ".join(f"{k.removeprefix('carry.')}: {k}" for k in carried)
+                text = f"`carry` names several values, so the loop says where they go: `from: {{{each}}}`"
                 raise BlueprintError(Diagnostic("BP203", text, span_of(spec, "carry")))
             edited = self.edited(own, base)
             if edited is None:
@@ -479,7 +578,7 @@ class _Linker:
             self.shared.append((own, f"{address}.0"))
             body = self.instance(own, self.as_spec(edited, name, span), source, inner_names, inner_scope, None, span)
             self.shared.pop()
-            self.addresses.setdefault(own, False)
+            self.register(own, self.addresses.get(own, False), address)
             bodies.append(body)
             result = Ref(own)
             carried = self.handed_on(carried, own, body, span_of(spec, "carry"))
@@ -496,7 +595,10 @@ class _Linker:
             raise BlueprintError(Diagnostic("BP206", text, span_of(spec, "for") or span))
         for key, raw in loop.items():
             place = span_of(loop, key)
-            if key in names and key not in ("i", "j") and names.get(key) is not None:
+            if key in ("i", "j"):
+                text = f"`{key}` counts {'instances' if key == 'i' else 'copies'}; give the loop variable another name"
+                raise BlueprintError(Diagnostic("BP206", text, place))
+            if names.get(key) is not None:
                 raise BlueprintError(Diagnostic("BP206", f"the loop variable `{key}` hides a name in sight", place))
             values = evaluate(raw, names, place)
             if not isinstance(values, list):
@@ -551,6 +653,7 @@ class _Linker:
         ports: Mapping[str, Input],
         span: Span | None,
         slot: str = "",
+        sees: _Scope | None = None,
     ) -> Body:
         if "when" in spec and not evaluate(spec["when"], names, span_of(spec, "when")):
             passed = ports.get("", ports.get("x", next(iter(ports.values()), None)))
@@ -559,9 +662,9 @@ class _Linker:
         shared = "share" in spec and evaluate(spec["share"], names, span_of(spec, "share"))
         spec = without(spec, "when", "share", "note")
         if not shared or not self.shared:
-            return self.copies(address, spec, names, scope, ports, span, slot)
+            return self.copies(address, spec, names, scope, ports, span, slot, sees)
         self.shared.append((self.shared[-1][0], self.shared[-1][1] + "!"))
-        body = self.copies(address, spec, names, scope, ports, span, slot)
+        body = self.copies(address, spec, names, scope, ports, span, slot, sees)
         self.shared.pop()
         return body
 
@@ -573,9 +676,18 @@ class _Linker:
         return address
 
     def copies(
-        self, address: str, spec: Map, names: Names, scope: _Scope, ports: Mapping[str, Input], span: Span | None, slot: str
+        self,
+        address: str,
+        spec: Map,
+        names: Names,
+        scope: _Scope,
+        ports: Mapping[str, Input],
+        span: Span | None,
+        slot: str,
+        sees: _Scope | None,
     ) -> Body:
-        """`repeat`: copies in a row with weights of their own; `j` counts them."""
+        """`repeat`: copies in a row with weights of their own; `j` counts them. A `from` in `first` or `last` sees what
+        the slot is offered (`sees`), or else the graph that the node stands in."""
         if "repeat" not in spec:
             self.odd_words(spec, ("first", "last"), "without `repeat`")
             return self.one(address, spec, names, scope, ports, span, slot)
@@ -583,6 +695,7 @@ class _Linker:
         base = without(spec, "repeat", "first", "last")
         flow = _flowing(ports)
         self.register(address)
+        self.loops.add(address)
         bodies: list[Body] = []
         result = ports.get(flow)
         for j in range(count):
@@ -594,9 +707,9 @@ class _Linker:
             own_names, copy = names.plus({"j": j}), self.as_spec(edited, address.rpartition(".")[2], span)
             given = dict(ports)
             if "from" in copy:
-                given |= self.ports(copy["from"], own_names, scope, span_of(copy, "from"))
+                given |= self.ports(copy["from"], own_names, sees or scope, span_of(copy, "from"))
             bodies.append(self.placed(own, without(copy, "from"), own_names, scope, given, span))
-            self.addresses.setdefault(own, False)
+            self.register(own, self.addresses.get(own, False), address)
             result = Ref(own)
         return Group(address, "repeat", tuple(bodies), result, span, slot=slot)
 
@@ -615,6 +728,7 @@ class _Linker:
             raise BlueprintError(Diagnostic("BP109", f"blocks nest without end at `{address}`", span))
         try:
             if "graph" in spec:
+                self.odd_words(spec, ("use",), f"and `graph:` both say what `{address}` is; give one of them")
                 return self.inline(address, spec, names, scope, ports, span, slot)
             if "use" not in spec:
                 text = f"`{address}` needs `use:` (a block) or `graph:` (an inline graph)"
@@ -639,6 +753,9 @@ class _Linker:
         inner = _Scope(self, named, scope, graph)
         unused = self.unused(address, spec, names, scope, ports)
         first = named.get("x", next(iter(named.values()), None) if len(named) == 1 else None)
+        if not isinstance(spec.get("outputs", {}), dict):
+            text = f"`outputs` is a mapping of names to values, not {spec['outputs']!r:.40}"
+            raise BlueprintError(Diagnostic("BP207", text, span_of(spec, "outputs")))
         members, last = self.members(f"{address}.", graph, names, inner, first)
         if "outputs" not in spec:
             self.addresses.setdefault(address, False)
@@ -646,20 +763,29 @@ class _Linker:
         outputs, result = spec["outputs"], {}
         for name, value in outputs.items():
             result[name] = self.reference(value, names, inner, span_of(outputs, name))
-            self.register(f"{address}.{name}")
+            self.register(f"{address}.{name}", of=address)
         self.register(address, False)
         return Group(address, "graph", members, result, span, slot=slot, unused=unused)
 
     def unused(
         self, address: str, spec: Map, names: Names, scope: _Scope, ports: Mapping[str, Input]
     ) -> tuple[Body, ...]:
-        """Parts that own weights and never run."""
-        bodies = []
-        for name, part in (spec.get("unused") or {}).items():
-            span = span_of(spec["unused"], name)
-            given = {"x": v for v in list(ports.values())[:1]}
-            bodies.append(self.filled(f"{address}.{name}", part, names, scope, given, name, span, name))
-        return tuple(b for b in bodies if b is not None)
+        """Parts that own weights and never run. As nothing flows, `from` is a type: `from: B 512 1 1`."""
+        bodies: list[Body] = []
+        parts = spec.get("unused") or {}
+        if not isinstance(parts, dict):
+            text = f"`unused` is a mapping of names to blocks, not {parts!r:.40}"
+            raise BlueprintError(Diagnostic("BP207", text, span_of(spec, "unused")))
+        for name in parts:
+            span, own = span_of(parts, name), f"{address}.{name}"
+            part, its_names, its_scope, span = self.opened(parts[name], names, scope, span)
+            given: dict[str, Input] = {"x": next(iter(ports.values()), None)}
+            if isinstance(part, dict) and "from" in part:
+                bodies.append(Given(f"{own}@x", self.input(own, part["from"], its_names, span_of(part, "from") or span)))
+                given, part = {"x": Ref(f"{own}@x")}, without(part, "from")
+            body = self.filled(own, part, its_names, its_scope, given, name, span, name)
+            bodies += [body] if body is not None else []
+        return tuple(bodies)
 
     # --- blocks ------------------------------------------------------------------------------------------------
 
@@ -667,7 +793,9 @@ class _Linker:
         self, address: str, spec: Map, names: Names, scope: _Scope, ports: Mapping[str, Input], span: Span | None, slot: str
     ) -> Body:
         use, place = evaluate(spec["use"], names, span_of(spec, "use")), span_of(spec, "use") or span
-        if isinstance(use, str) and use not in self.registry.blocks and use not in self.registry.clashes:
+        if not isinstance(use, str):
+            raise BlueprintError(Diagnostic("BP207", f"`use` is the name of a block, not {use!r:.60}", place))
+        if use not in self.registry.blocks and use not in self.registry.clashes:
             if use.rpartition(":")[0] in self.library or use in self.library or use.endswith(".yaml"):
                 return self.nested(address, use, spec, names, scope, ports, place, slot)
         block_class = self.block_class(use, place)
@@ -680,22 +808,22 @@ class _Linker:
         self.register(address, block_class.many)
         return Call(
             address, use, block, inputs, parts, written, self.module(address), place, spans,
-            tuple(scope.visible()), slot, self.unused(address, spec, names, scope, ports),
+            scope.sight(), slot, self.unused(address, spec, names, scope, ports),
         )  # fmt: skip
 
-    def block_class(self, use: Any, span: Span | None) -> type[Block]:
-        if isinstance(use, str) and use in self.registry.blocks:
+    def block_class(self, use: str, span: Span | None) -> type[Block]:
+        if use in self.registry.blocks:
             return self.registry.blocks[use]
         if use in self.registry.clashes:
             raise BlueprintError(replace(clash(use, self.registry.clashes[use]), span=span))
         names = [*self.registry.blocks, *self.library]
-        namespace = str(use).split(".")[0]
-        if "." in str(use) and not any(n.startswith(f"{namespace}.") for n in names):
+        namespace = use.split(".")[0]
+        if "." in use and not any(n.startswith(f"{namespace}.") for n in names):
             text = f"unknown block `{use}`; no installed plugin provides the namespace `{namespace}`"
-            close = nearest(str(use).split(".")[-1], names) or nearest(str(use), names)
+            close = nearest(use.split(".")[-1], names) or nearest(use, names)
             help = (f"did you mean `{close[0]}`?",) if close else ()
             raise BlueprintError(Diagnostic("BP103", text, span, help=help))
-        siblings = [n for n in names if n.startswith(f"{namespace}.")] if "." in str(use) else []
+        siblings = [n for n in names if n.startswith(f"{namespace}.")] if "." in use else []
         note = (f"`{namespace}.…`: {listing(siblings)}",) if siblings else ()
         raise BlueprintError(Diagnostic("BP102", f"unknown block `{use}`{did_you_mean(use, names)}", span, notes=note))
 
@@ -709,7 +837,8 @@ class _Linker:
             if key not in block.model_fields:
                 text = f"`{block.name}` has no option `{key}`{did_you_mean(key, block.model_fields)}"
                 note = f"options: {listing(block.model_fields, 20)}" if block.model_fields else "it has no options"
-                raise BlueprintError(Diagnostic("BP204", text, spec.key_spans.get(key), notes=(note,)))
+                self.report(Diagnostic("BP204", text, spec.key_spans.get(key), notes=(note,)))
+                continue  # the rest of the node is still checked
             written[key] = spec[key] if key in block.slots else evaluate(spec[key], names, spans[key])
         return written, spans
 
@@ -742,7 +871,7 @@ class _Linker:
         if missing:
             text = f"`{block.name}` needs the input `{missing[0]}`"
             raise BlueprintError(Diagnostic("BP203", text, span, help=("give it with `from:`",), address=address))
-        many = [p for p, v in given.items() if isinstance(v, tuple) and not (block.lists and p == known[0])]
+        many = [p for p, v in given.items() if isinstance(v, tuple) and not block.takes_list(p)]
         if many:
             text = f"`{block.name}` takes one value as `{many[0]}`, not a list of {len(given[many[0]] or ())}"  # type: ignore[arg-type]
             raise BlueprintError(Diagnostic("BP203", text, span, help=("name the inputs: `from: {x: …, …: …}`",)))
@@ -786,18 +915,17 @@ class _Linker:
         """The body of a slot: a name, a block or an inline graph, offered values by its owner."""
         raw, names, scope, span = self.opened(raw, names, scope, span)
         if raw is None or raw is False:
-            if self.edited(address, Map()) != {}:  # an edit may fill an empty slot
-                raw = Map()
-            else:
-                return None
-        spec = self.edited(address, self.as_spec(raw, role, span))
+            spec = self.edited(address, Map(), empty=True) or None
+        else:
+            spec = self.edited(address, self.as_spec(raw, role, span))
         if spec is None:
             return None
         spec = self.as_spec(spec, role, span)
         if "use" not in spec and "graph" not in spec:
             spec = _as_inline(spec)
         inner = _Scope(self, offers, scope, {})
-        return self.placed(address, without(spec, "from"), names, scope, self.offered(spec, names, inner, offers), span, slot)
+        given = self.offered(spec, names, inner, offers)
+        return self.placed(address, without(spec, "from"), names, scope, given, span, slot, inner)
 
     def opened(self, raw: Any, names: Names, scope: _Scope, span: Span | None) -> tuple[Any, Names, _Scope, Span | None]:
         """What a parameter that holds a block stands for, and the names of the place where it was written."""
@@ -857,7 +985,7 @@ class _Linker:
         self.missed_edits(start)
         del self.edits[start:]
         for name in result:
-            self.register(f"{address}.{name}")
+            self.register(f"{address}.{name}", of=address)
         self.register(address, False)
         options = {k: v for k, v in spec.items() if k not in RESERVED}
         checks = tuple(
@@ -872,7 +1000,7 @@ class _Linker:
             if key in RESERVED:
                 continue
             raw = spec[key]
-            lazy = isinstance(raw, dict) or is_var(raw) and isinstance(names.get(is_var(raw) or ""), Closure)
+            lazy = isinstance(raw, dict) or (is_var(raw) and isinstance(names.get(is_var(raw) or ""), Closure))
             place = span_of(spec, key)
             given[key] = Closure(raw, names, scope, place) if lazy else evaluate(raw, names, place)
             given.key_spans[key] = spec.key_spans.get(key)  # type: ignore[assignment]
@@ -907,25 +1035,27 @@ class _Linker:
 
     def named(self, name: str, scope: _Scope, span: Span | None) -> Input:
         if name.endswith(".*"):
-            copies = scope.copies(name[:-2])
-            if not copies and scope.find(name[:-2]) is not _Missing and self.is_broken(name[:-2], scope):
-                return scope.find(name[:-2])  # type: ignore[return-value]
-            if not copies:
-                raise BlueprintError(self.no_value(name, scope, span))
-            return tuple(Ref(r.name, span) for c in copies if isinstance(r := scope.find(c), Ref))
+            return self.all_copies(name, scope, span)
         found = scope.find(name)
         if found is _Missing:
             raise BlueprintError(self.no_value(name, scope, span))
         return Ref(found.name, span) if isinstance(found, Ref) else found  # type: ignore[return-value]
 
-    def is_broken(self, name: str, scope: _Scope) -> bool:
-        found = scope.find(name)
-        return isinstance(found, Ref) and any(is_prefix(b, found.name) for b in self.broken)
+    def all_copies(self, name: str, scope: _Scope, span: Span | None) -> Input:
+        node = scope.find(name[:-2])
+        try:
+            copies = scope.copies(name[:-2]) if node is not _Missing else []
+        except ExpressionError as fault:
+            raise BlueprintError(Diagnostic("BP104", fault.message, span)) from None
+        if node is _Missing:
+            raise BlueprintError(self.no_value(name[:-2], scope, span))
+        return tuple(Ref(r.name, span) for c in copies if isinstance(r := scope.find(c), Ref))
 
     def no_value(self, name: str, scope: _Scope, span: Span | None) -> Diagnostic:
-        names = list(dict.fromkeys(n for n, _ in scope.visible()))
+        few = islice(scope.visible(), 400 if len(self.mistakes) < 20 else 0)  # a suggestion for each of 10,000 would take minutes
+        names = list(dict.fromkeys(n for n, _ in few))
         head = name.lstrip(".").split(".")[0]
-        if head in scope.later and head not in scope.names:
+        if head in scope.later and head not in scope:
             place = scope.later.key_spans.get(head) if isinstance(scope.later, Map) else None
             circle = _circle(scope.later, head)
             text = f"`{name}` is defined below" + (f" (line {place.line})" if place else "")
@@ -934,11 +1064,13 @@ class _Linker:
             return Diagnostic("BP104", text, span, help=("nodes are computed in order: move it above this one",))
         outward = f".{name}" if scope.outer and scope.outer.find_outward(name) is not _Missing else ""
         inner = [n for n in names if n.startswith(f"{head}.")]
-        if head in scope.names and inner:
+        if head in scope and inner:
             return Diagnostic("BP104", f"`{head}` has no value `{name[len(head) + 1:]}`", span, notes=(f"it has {listing(inner)}",))
         help = (f"`{outward}` is outside this graph: a leading dot reaches it",) if outward else ()
         text = f"no value is named `{name}` here{did_you_mean(name, names) if not outward else ''}"
-        return Diagnostic("BP104", text, span, notes=(f"values in sight: {listing(names)}",), help=help)
+        scope.read |= {n.split(".")[0] for n in nearest(name, names)}
+        notes = (f"values in sight: {listing(names)}",) if names else ()
+        return Diagnostic("BP104", text, span, notes=notes, help=help)
 
 
 def _changed(spec: Any, edit: Edit) -> Any:
@@ -951,8 +1083,9 @@ def _changed(spec: Any, edit: Edit) -> Any:
     if edit.action == "wrap":
         return _wrapped(edit.change, without(spec, "from"), spec)
     kept = {k: spec[k] for k in ("from", "for", "carry") if isinstance(spec, dict) and k in spec and k not in _keys(edit)}
-    change = edit.change if isinstance(edit.change, dict) else Map({"use": edit.change})
-    return merge_specs(Map(kept), change) if kept else change
+    change = Map(edit.change) if type(edit.change) is dict else edit.change
+    change = change if isinstance(change, Map) else Map({"use": change})
+    return blueprints.joined(Map(kept), change) if kept else change
 
 
 def _keys(edit: Edit) -> Iterable[str]:
@@ -965,7 +1098,10 @@ def _wrapped(change: Any, original: Any, spec: Any) -> Any:
     def put(value: Any) -> Any:
         if value == "$original":
             return original
-        return merge_specs(Map(), Map({k: put(v) for k, v in value.items()})) if isinstance(value, dict) else value
+        if not isinstance(value, Map):
+            return value
+        made = {k: put(v) for k, v in value.items()}
+        return Map(made, span=value.span, key_spans=value.key_spans, value_spans=value.value_spans)
 
     wrapped = put(change)
     if isinstance(spec, dict) and "from" in spec and "from" not in wrapped:
@@ -992,9 +1128,32 @@ def _flattened(values: Iterable[Input]) -> tuple[Ref, ...]:
     return tuple(flat)
 
 
-def _local(address: str, scope: _Scope) -> str:
-    """The name under which a scope knows an address."""
-    return next((n for n, v in scope.names.items() if isinstance(v, Ref) and v.name == address), address)
+@dataclass(frozen=True)
+class _Line:
+    """The value a node without `from` continues, and its name in the graph."""
+
+    value: Input
+    name: str
+
+
+def _words(spec: Any) -> set[str]:
+    """The first word of every text in a spec: the nodes it may have meant to read."""
+    waiting, found = [spec], set()
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, str):
+            found.add(item.lstrip(".").split(".")[0])
+        elif isinstance(item, (dict, list)):
+            waiting += item.values() if isinstance(item, dict) else item
+    return found
+
+
+def _is_index(word: str, count: int) -> bool:
+    return word.isascii() and word.isdigit() and int(word) < count
+
+
+def _joined(name: str, copy: int, inner: str | None) -> str:
+    return f"{name}.{copy}" + (f".{inner}" if inner else "")
 
 
 def _optional(spec: Any) -> bool:
@@ -1025,7 +1184,8 @@ def _invalid(
             yield Diagnostic("BP202", text, span, help=(f"give it: `{key}: …`",), address=address)
             continue
         reasons = dict.fromkeys(e["msg"] for e in fault.errors() if e["loc"] and str(e["loc"][0]) == key)
-        why = "; or ".join(r[0].lower() + r[1:].removeprefix("alue error, ") for r in reasons)
+        told = (r.removeprefix("Value error, ").replace("Input should be", "it must be") for r in reasons)
+        why = "; or ".join(r[0].lower() + r[1:] for r in told)
         said = f"`{key}: {written[key]!r}`" if key in written else f"`{block.name}`"
         yield Diagnostic("BP201", f"{said} does not fit `{block.name}`: {why}", spans.get(key, span), address=address)
 

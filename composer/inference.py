@@ -11,10 +11,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from pydantic import ValidationError
+
+from composer.addresses import is_prefix
 from composer.block import Block
-from composer.diagnostics import BlueprintError, ComposerError, Diagnostic, Label, PluginError, Span, listing
+from composer.diagnostics import BlueprintError, ComposerError, Diagnostic, Label, PluginError, Span, listing, once
 from composer.dims import Dim, Size, at, product, symbols_of
-from composer.graph import Body, Broken, Call, Graph, GraphInput, Group, Input, Ref, Through
+from composer.graph import Body, Broken, Call, Given, Graph, GraphInput, Group, Input, Ref, Through
 from composer.layouts import Flatten, Held, ToFirst, ToLast, Unflatten
 from composer.sizes import Constraint, violations
 from composer.types import AXES, UNKNOWN, Layout, Type, map_, vector
@@ -85,6 +88,10 @@ class Program:
     types: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
+TRIED = 8
+"""Fixes are tried for the first mistakes, and of each for the first types in sight, so that a check stays instant."""
+
+
 def infer(graph: Graph) -> Program:
     """Types for a linked graph. Raises `BlueprintError` with all mistakes, fixes tried."""
     program, mistakes = infer_all(graph)
@@ -97,7 +104,8 @@ def infer_all(graph: Graph) -> tuple[Program, list[Diagnostic]]:
     """The program as far as it could be typed, and every mistake on the way."""
     run = _Inference(graph)
     program = run.whole()
-    mistakes = [run.with_fixes(m) for m in run.mistakes]
+    mistakes = once(run.mistakes)
+    mistakes = [run.with_fixes(m) for m in mistakes[:TRIED]] + mistakes[TRIED:]
     if not mistakes:
         mistakes = list(violations(program.constraints, program.built, _size_span(graph)))
     return program, mistakes
@@ -125,9 +133,13 @@ class _Inference:
         self.constraints: dict[tuple[Any, ...], Constraint] = {}
         self.built: dict[str, int] = {}
         self.moved: dict[tuple[int, str], Value] = {}
+        self.owners: dict[str, tuple[Block, Any]] = {}
         self.frames: list[tuple[str, dict[tuple[str, str], Value]]] = []
         self.unused = 0
         self.rank = 2
+        self.grids: dict[str, tuple[tuple[Size, ...], tuple[str, ...]]] = {}
+        self.started: dict[str, int] = {}  # address of a call -> how many values there were before it
+        self.absent: set[str] = set()  # addresses without a value, because an optional input is not given
 
     def whole(self) -> Program:
         inputs = tuple(self.input(i) for i in self.graph.inputs)
@@ -157,17 +169,20 @@ class _Inference:
         return {name: plain(value) for name, value in self.named.items()}
 
     def input(self, spec: GraphInput) -> ProgramInput:
-        grid, axes = self.axes(spec)
-        if spec.channels is None:
-            self.mistakes.append(
-                Diagnostic("BP201", f"the input `{spec.name}` of a network needs a type such as `B 3 H W`", spec.span)
-            )
-            type_ = UNKNOWN
-        else:
-            type_ = map_(spec.channels, grid) if grid else vector(spec.channels)
+        grid, axes = self.grids[spec.name] = self.axes(spec)
+        type_ = self.input_type(spec, grid)
         value = self.new(type_, "first", (spec.name,))
         self.named[spec.name] = None if spec.optional else value
+        self.absent |= {spec.name} if spec.optional else set()
         return ProgramInput(spec.name, value.id, type_, spec.optional, axes, spec.span)
+
+    def input_type(self, spec: GraphInput, grid: tuple[Size, ...]) -> Type:
+        if spec.channels is not None:
+            return map_(spec.channels, grid) if grid else vector(spec.channels)
+        if spec.words:  # without words it was refused before
+            text = f"the input `{spec.name}` of a network needs a type such as `B 3 H W`"
+            self.mistakes.append(Diagnostic("BP201", text, spec.span))
+        return UNKNOWN
 
     def axes(self, spec: GraphInput) -> tuple[tuple[Size, ...], tuple[str, ...]]:
         """The symbols of an input's grid; a second input with the same axes shares them."""
@@ -201,6 +216,8 @@ class _Inference:
             value = self.safely(None, lambda: self.lookup(body.result))
         elif isinstance(body, Group):
             value = self.group(body)
+        elif isinstance(body, Given):
+            value = self.new(self.input_type(body.type, self.axes(body.type)[0]), "first")
         else:
             self.calls[body.address] = body
             value = self.safely(body, lambda: self.call(body))
@@ -222,6 +239,10 @@ class _Inference:
             return work()
         except ComposerError as fault:
             self.mistakes += [d for d in fault.diagnostics if d not in self.mistakes]
+        except ValidationError as fault:  # a part that a compound makes of sizes that do not work out
+            if call is None:
+                raise
+            self.mistakes.append(_impossible(call, fault))
         except Exception as fault:
             if call is None:
                 raise
@@ -278,19 +299,37 @@ class _Inference:
 
     def call(self, call: Call) -> Any:
         given: dict[str, Any] = {}
+        self.started[call.address] = len(self.values)
         for port, ref in call.inputs.items():
             if self.swap and self.swap[:2] == (call.address, port):
                 ref = self.swap[2]
-            given[port] = self.lookup(ref)
+            given[port] = self.single(call, port, ref, _present(self.lookup(ref)))
         if any(_unknown(v) for v in given.values()):
             return self.new(UNKNOWN, "first")
         for port in call.block.required:
             if given.get(port) is None:
+                ref = call.inputs.get(port)
+                if isinstance(ref, Ref) and ref.name in self.absent:
+                    self.absent.add(call.address)
+                    return None
                 text = f"`{call.use}` needs the input `{port}`, which is absent here"
                 raise BlueprintError(Diagnostic("BP203", text, call.span, address=call.address))
         result = self.compute(call, given)
         self.dead(call.unused)
         return result
+
+    def single(self, call: Call, port: str, ref: Input, value: Any) -> Any:
+        """A port takes one value, or a list where its block says so; of several outputs the reader names one."""
+        items = value if isinstance(value, list) and call.block.takes_list(port) else [value]
+        several = next((v for v in items if isinstance(v, (dict, list))), None)
+        if several is None:
+            return value
+        name = ref.name if isinstance(ref, Ref) else "…"
+        outputs = [f"{name}.{k}" for k in (several if isinstance(several, dict) else range(len(several)))]
+        text = f"`{call.use}` takes one value as `{port}`; `{name}` has several: {listing(outputs)}"
+        span = (ref.span if isinstance(ref, Ref) else None) or call.span
+        help = (f"name one: `from: {outputs[0]}`",) if outputs else ()
+        raise BlueprintError(Diagnostic("BP203", text, span, help=help, address=call.address))
 
     def compute(self, call: Call, given: dict[str, Any]) -> Any:
         scope = _Scope(self, call, given)
@@ -310,12 +349,15 @@ class _Inference:
     def emit(self, scope: _Scope, address: str, module: str, block: Block, given: Mapping[str, Any]) -> Any:
         """One leaf: its inputs in the layout it wants, its rule, its step."""
         given = {p: v for p, v in given.items() if v is not None}
-        held = {p: self.arranged(scope, block, p, v) for p, v in given.items()}
+        held: dict[str, Any] = {}
+        for port in sorted(given, key=[*block.required, *block.optional, *given].index):  # the first port leads the others
+            held[port] = self.arranged(scope, block, port, given[port], held)
         types = {p: [x.type for x in v] if isinstance(v, list) else v.type for p, v in held.items()}
         scope.holds(held)
         result = block.infer(scope, **types)
         ids = tuple((p, tuple(x.id for x in v) if isinstance(v, list) else v.id) for p, v in held.items())
         keys, kinds = _outputs(result)
+        self.check_shared(scope, module, block, types)
         layout, gives = self.first_layout(held), self.result_layout(block, held)
         via = (*_first_via(held), address)[-8:]
         outputs = [self.new(t, _layout_for(t, gives), via) for t in kinds]
@@ -327,17 +369,26 @@ class _Inference:
         )  # fmt: skip
         return outputs[0] if keys is None else _keyed(keys, outputs)
 
-    def arranged(self, scope: _Scope, block: Block, port: str, value: Any) -> Any:
-        """A value in the layout that a port wants, or what is wrong with it."""
+    def check_shared(self, scope: _Scope, module: str, block: Block, types: Mapping[str, Any]) -> None:
+        """One set of weights serves several places only where they ask for the same ones."""
+        mine = (block, tuple((p, _channels(t)) for p, t in types.items()))
+        other = self.owners.setdefault(module, mine)
+        if mine != other and not block.weightless:
+            said = " and ".join(", ".join(f"{p} {c}" for p, c in widths) for _, widths in (other, mine))
+            text = f"the weights of `{module}` are used twice, for different options or channels ({said})"
+            scope.need(False, text, "BP304")
+
+    def arranged(self, scope: _Scope, block: Block, port: str, value: Any, held: Mapping[str, Any]) -> Any:
+        """A value in the layout that a port wants, or what is wrong with it; `held` are the ports before this one."""
         want = block.wanted_layout(port)
         if isinstance(value, list):
             items = [self.in_layout(scope, block, v, want) for v in value]
             if want == "any" and items:
                 items = [self.held_as(v, items[0].layout) for v in items]
             return items
-        if want == "any" and port not in block.required[:1]:
-            first = next(iter(scope.held.values()), None)
-            if isinstance(first, Value) and first.type.kind == value.type.kind:
+        if want == "any" and held and block.wanted_layout(next(iter(held))) == "any":  # else it is none of the first's kin
+            first = next(_flat(held.values()), None)
+            if first is not None and first.type.kind == value.type.kind:
                 return self.held_as(value, first.layout)
         return self.in_layout(scope, block, value, want)
 
@@ -383,7 +434,8 @@ class _Inference:
         inputs: tuple[tuple[str, Any], ...] = (("x", value.id),)
         if isinstance(block, Unflatten):
             inputs += (("images", tuple(self.named_inputs())),)
-        step = Step(address, block, inputs, (made.id,), {"x": value.type}, address, unused=self.unused > 0, rank=self.rank)
+        own = f"{address}.{made.id}"  # two values of one node may move differently
+        step = Step(address, block, inputs, (made.id,), {"x": value.type}, own, unused=self.unused > 0, rank=self.rank)
         self.steps.append(step)
         return made
 
@@ -396,7 +448,7 @@ class _Inference:
         places: dict[str, tuple[int, int, str]] = {}
         inputs = [i for i in self.graph.inputs if not i.optional and len(i.words) > 2]
         for position, spec in enumerate(inputs):
-            for axis, name in enumerate(self.axes(spec)[1]):
+            for axis, name in enumerate(self.grids[spec.name][1]):
                 places.setdefault(name, (position, axis + 2, name))
         wanted = sorted(s for n in grid for s in symbols_of(n))
         return tuple(dict.fromkeys(places[s] for s in wanted)), grid
@@ -444,7 +496,7 @@ class _Inference:
             while isinstance(ref, Ref) and "@" in ref.name:
                 owner_address, _, at_port = ref.name.partition("@")
                 parent = owner_address
-                while parent and parent not in self.calls or parent == owner.address:
+                while (parent and parent not in self.calls) or parent == owner.address:
                     parent = parent.rpartition(".")[0]
                 if not parent:
                     break
@@ -452,20 +504,31 @@ class _Inference:
                 ref = owner.inputs.get(at_port)
             if isinstance(ref, Ref) and "@" not in ref.name and at_port in owner.inputs:
                 found.append((owner, at_port))
-        return sorted(set(found), key=lambda f: (f[1] == "x", f[1]))
+        unique = {(owner.address, port): (owner, port) for owner, port in found}  # a call holds mappings, so it has no hash
+        return sorted(unique.values(), key=lambda f: (f[1] == "x", f[1]))
 
     def tried(self, owner: Call, port: str, mistake: Diagnostic) -> Iterator[str]:
-        now = owner.inputs[port]
-        seen = {self.type_of(now)}
-        for name, ref in owner.candidates[:60]:
-            type_ = self.type_of(ref)
-            if type_ is None or type_ in seen or type_ is UNKNOWN:
+        """Values in sight that have another type and with which this mistake goes away."""
+        seen = {self.type_of(owner.inputs[port])}
+        for name, ref in owner.sight or ():
+            value = self.named.get(ref.name)
+            if not isinstance(value, Value) or value.type is UNKNOWN or value.id >= self.started[owner.address]:
                 continue
-            seen.add(type_)
-            trial = _Inference(self.graph, (owner.address, port, ref))
-            trial.whole()
-            if not any(m.address == mistake.address or m.address == owner.address for m in trial.mistakes):
-                yield f"`{name}` fits as `{port}`: {type_}"
+            if value.type not in seen and len(seen) <= TRIED:
+                seen.add(value.type)
+                if self.cured(owner, port, ref, mistake):
+                    yield f"`{name}` fits: {value.type}"
+
+    def cured(self, owner: Call, port: str, ref: Ref, mistake: Diagnostic) -> bool:
+        """Whether the node that holds `owner` types with `ref` at its port; nothing outside it is walked again."""
+        trial = _Inference(self.graph, (owner.address, port, ref))
+        trial.named, trial.values, trial.moved = dict(self.named), list(self.values), dict(self.moved)
+        trial.grids, trial.built, trial.absent, trial.rank = self.grids, self.built, self.absent, self.rank
+        for member in self.graph.members:
+            if is_prefix(member.address, owner.address):
+                trial.run(member)
+        here = (mistake.address, owner.address)
+        return not any(m.address in here or (m.code == mistake.code and m.span == mistake.span) for m in trial.mistakes)
 
     def type_of(self, ref: Input) -> Type | None:
         value = self.named.get(ref.name) if isinstance(ref, Ref) else None
@@ -478,12 +541,10 @@ class _Scope:
     def __init__(self, run: _Inference, call: Call, given: Mapping[str, Any]):
         self.run, self.call, self.address = run, call, call.address
         self.given = given
-        self.held: dict[str, Any] = {}
         ranks = [v.type.rank for v in _flat(given.values()) if v.type.rank]
         self.rank = ranks[0] if ranks else run.rank
 
     def holds(self, held: Mapping[str, Any]) -> None:
-        self.held = dict(held)
         ranks = [v.type.rank for v in _flat(held.values()) if v.type.rank]
         self.rank = ranks[0] if ranks else self.rank
 
@@ -520,7 +581,7 @@ class _Scope:
             if isinstance(value, list):
                 notes += [f"{port}[{k}]   {v.type}   {_story(v.via)}" for k, v in enumerate(value) if isinstance(v, Value)]
         notes = notes if code.startswith("BP3") else notes[:1]
-        return Diagnostic(code, f"{message}  (at {self.address})", span, label, others, tuple(notes), help, self.address)
+        return Diagnostic(code, message, span, label or f"at {self.address}", others, tuple(notes), help, self.address)
 
     def equal(self, left: Size, right: Size, message: str, code: str = "BP301") -> bool:
         if left == right:
@@ -618,6 +679,15 @@ class _Scope:
         known[rest, name] = value
 
 
+def _channels(type_: Any) -> Any:
+    return [t.channels for t in type_] if isinstance(type_, list) else type_.channels
+
+
+def _present(value: Any) -> Any:
+    """A list of values less those that are absent; None where nothing is left."""
+    return [v for v in value if v is not None] or None if isinstance(value, list) else value
+
+
 def _unknown(value: Any) -> bool:
     if isinstance(value, (list, tuple)):
         return any(_unknown(v) for v in value)
@@ -666,14 +736,19 @@ def _story(via: Sequence[str]) -> str:
 
 def _possible(left: Size, right: Size) -> bool:
     """Whether two sizes can agree and be more than nothing, at any size of an input whose axes are alike."""
-    import numpy
-
     names = symbols_of(left) | symbols_of(right)
     if len(names) > 1:
         return True
-    env = {n: numpy.arange(1, 4097) for n in names}
-    a, b = at(left, env), at(right, env)
-    return bool(numpy.any((a == b) & (a > 0)))
+    envs = (dict.fromkeys(names, n) for n in range(1, 4097))
+    return any(at(left, env) == at(right, env) > 0 for env in envs)
+
+
+def _impossible(call: Call, fault: ValidationError) -> Diagnostic:
+    error = fault.errors()[0]
+    said = ".".join(map(str, error["loc"])) or "it"
+    why = error["msg"].replace("Input should be", "it must be")
+    text = f"`{call.use}` cannot be made here: `{said}` would be {error.get('input')!r:.40}: {why}"
+    return Diagnostic("BP201", text, call.span, f"at {call.address}", address=call.address)
 
 
 def _rule_fault(call: Call, fault: Exception) -> Diagnostic:

@@ -17,7 +17,7 @@ from composer.diagnostics import BlueprintError, Diagnostic, Span
 class Names(Mapping[str, Any]):
     """Values by name, the place each was written, and the functions of the graph (`refs`)."""
 
-    values: Mapping[str, Any] = field(default_factory=dict)
+    values: Mapping[str, Any] = field(default_factory=dict)  # type: ignore[assignment]  # hides Mapping.values
     spans: Mapping[str, Span | None] = field(default_factory=dict)
     functions: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
 

@@ -76,15 +76,12 @@ def _advice(constraints: Sequence[Constraint], env: Mapping[str, int], axes: Ite
 
 def valid(constraints: Iterable[Constraint], axis: str, env: Mapping[str, int], limit: int = LIMIT) -> list[int]:
     """The sizes 1..limit that one axis may have while the others stay as in `env`."""
-    import numpy
-
-    sizes = numpy.arange(1, limit + 1)
-    fixed = {**env, axis: sizes}
-    good = numpy.ones(limit, dtype=bool)
-    for constraint in constraints:
-        if axis in constraint.symbols and constraint.symbols <= set(fixed):
-            good &= constraint.holds(fixed)
-    return [int(n) for n in sizes[good]]
+    sizes = range(1, limit + 1)
+    mine = [c for c in constraints if axis in c.symbols and c.symbols <= {*env, axis}]
+    # the cheap ones first: each leaves so few sizes that plain Python beats the 0.1 s it takes to import NumPy
+    for constraint in sorted(mine, key=lambda c: (len(c.symbols), c.kind != "multiple")):
+        sizes = [n for n in sizes if constraint.holds({**env, axis: n})]  # type: ignore[assignment]
+    return list(sizes)
 
 
 def nearest(constraints: Iterable[Constraint], axis: str, env: Mapping[str, int]) -> list[int]:

@@ -17,19 +17,18 @@ from composer.inference import Program, Step
 
 def remove_dead(program: Program) -> Program:
     """Mark the steps that no output needs as unused; steps without weights disappear."""
-    live = needed(program.steps, (i for o in program.outputs for i in ids_of(o.ids)))
-    steps = tuple(s if s.address in live or s.unused else replace(s, unused=True) for s in program.steps)
+    wanted = needed(program.steps, (i for o in program.outputs for i in ids_of(o.ids)))
+    steps = tuple(s if s.unused or wanted & set(s.outputs) else replace(s, unused=True) for s in program.steps)
     return replace(program, steps=tuple(s for s in steps if not (s.unused and s.block.weightless)))
 
 
-def needed(steps: Iterable[Step], outputs: Iterable[int]) -> set[str]:
-    """Addresses of the steps that some values depend on."""
-    wanted, live = set(outputs), set()
+def needed(steps: Iterable[Step], outputs: Iterable[int]) -> set[int]:
+    """Numbers of all values that some values depend on (an address may run twice, so it would not tell)."""
+    wanted = set(outputs)
     for step in reversed(tuple(steps)):
         if wanted & set(step.outputs):
-            live.add(step.address)
             wanted |= set(step.reads)
-    return live
+    return wanted
 
 
 def ids_of(value: Any) -> list[int]:

@@ -71,7 +71,7 @@ class LeakyReLU(Activation):
 
 
 class PReLU(Activation):
-    """Leaky ReLU with a learned slope, one for all channels or one for each (He et al., 2015, arXiv:1502.01852)."""
+    """Leaky ReLU with a learned slope, `shared` by all channels or one for each (He et al., 2015, arXiv:1502.01852)."""
 
     name = "act.prelu"
     layout: ClassVar[str] = "map"

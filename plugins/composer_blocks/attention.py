@@ -13,7 +13,7 @@ def check_heads(rule: Rule, channels: int, heads: int) -> None:
     """Channels must split into heads; the message names the nearest numbers that do."""
     if channels % heads:
         fits = [h for h in range(1, channels + 1) if channels % h == 0]
-        near = sorted(sorted(fits, key=lambda h: abs(h - heads))[:2])
+        near = [h for h in fits if h < heads][-1:] + [h for h in fits if h > heads][:1]
         text = f"{channels} channels do not split into {heads} heads; nearest: {' or '.join(map(str, near))}"
         rule.need(False, text, "BP401")
 
@@ -31,7 +31,12 @@ class Attend(Block):
 
     def infer(self, rule: Rule, q: Type, k: Type, v: Type, mask: Type | None = None) -> Type:
         check_heads(rule, q.channels, self.heads)
+        rule.need(q.channels == k.channels, f"queries {q} and keys {k} differ in channels", "BP301")
+        rule.need(v.channels % self.heads == 0, f"{v.channels} channels of values do not split into {self.heads} heads", "BP401")
         rule.equal(k.length, v.length, f"keys {k} and values {v} differ in number")
+        if mask is not None:
+            rule.equal(k.length, mask.length, f"keys {k} and mask {mask} differ in number")
+            rule.need(mask.channels == 1, f"a mask of keys has one channel, not {mask.channels}", "BP301")
         return q.with_(channels=v.channels)
 
     def build(self) -> Any:
@@ -43,6 +48,9 @@ class Attend(Block):
 class MultiheadAttention(Block):
     """Multi-head attention (Vaswani et al., 2017, arXiv:1706.03762), of x to itself or to `context`.
 
+    `inner` (or `ratio` times the channels) is the width of queries, keys and values, `qkv_bias` their bias where it differs
+    from `bias`; without `out` there is no projection at the end, and `out_bias` is its bias. `scale` divides the scores by
+    the root of the width of a head, of all heads, or not; `softmax` runs over keys, or over queries.
     `position` and `context_position` are added to what queries and keys are made of, never to values. `value` takes the
     values from another map than the keys. Slots: `reduce` makes the sequence of keys and values shorter before their
     projection (SegFormer), `pool` after it (non-local block), `norm` stands at the end.
@@ -137,6 +145,7 @@ class WindowAttention(Block):
     mask      what is added where the shift brought cells together that are not neighbours; null lets them attend
     pad_order pad before the shift, or after it
     project_query   false takes x itself as the query
+    qkv_bias  whether the projections to queries, keys and values have a bias
     """
 
     name = "attention.window"
@@ -173,6 +182,8 @@ class WindowAttention(Block):
         """Window and shift at the size the network is built for."""
         window = net.per_axis(self.window, "window")
         shift = tuple(w // 2 for w in window) if self.shift == "half" else net.per_axis(self.shift, "shift")
+        inside = all(s < w for s, w in zip(shift, window, strict=True))
+        net.need(inside, f"a shift of {list(shift)} is not inside the window {list(window)}", "BP401")
         if self.shrink == "none":
             return window, shift
         sides = [net.built(n) for n in grid]

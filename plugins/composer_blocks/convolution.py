@@ -16,7 +16,9 @@ def width(channels: int, out: int | None, ratio: float | None) -> int:
 class Conv(Block):
     """A convolution with its normalization and activation: (B, C, *grid) -> (B, out, *grid / stride).
 
-    `padding: same` is dilation·(kernel - 1)/2, for a transposed one what makes the map exactly `stride` times as large.
+    `padding: same` is dilation·(kernel - 1)/2; for a transposed one, what makes the map exactly `stride` times as large,
+    with an `output_padding` of 1 where that takes an odd number (unless one is given).
+    `order` is that of the convolution, its norm and its act; `transposed` runs the convolution backwards, upsampling.
     `standardize` normalizes each filter (Qiao et al., 2019, arXiv:1903.10520): `biased` with eps 1e-5 inside the root, or
     `unbiased` with 1e-12 on the deviation.
     """
@@ -31,7 +33,7 @@ class Conv(Block):
     groups: Positive | Literal["channels"] = 1
     bias: bool = True
     transposed: bool = False
-    output_padding: PerAxisNatural = 0
+    output_padding: PerAxisNatural | None = None
     standardize: Literal["biased", "unbiased"] | None = None
     order: Literal["conv norm act", "conv act norm", "norm act conv"] = "conv norm act"
     norm: Slot = slot(doc="normalization, such as `batch`")
@@ -50,11 +52,11 @@ class Conv(Block):
             kernel=kernel,
             stride=stride,
             padding=self._padding(net, kernel, stride, dilation),
+            output_padding=self._output_padding(net, kernel, stride, dilation),
             dilation=dilation,
             groups=x.channels if self.groups == "channels" else self.groups,
             bias=self.bias,
             transposed=self.transposed,
-            output_padding=self.output_padding,
             standardize=self.standardize,
         )
 
@@ -62,8 +64,16 @@ class Conv(Block):
         if self.padding != "same":
             return net.per_axis(self.padding, "padding")
         if self.transposed:
-            return tuple(max(0, (k - s + 1) // 2) for k, s in zip(kernel, stride, strict=True))
+            extents = (d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True))
+            return tuple(max(0, (e - s + 1) // 2) for e, s in zip(extents, stride, strict=True))
         return tuple(d * (k - 1) // 2 for k, d in zip(kernel, dilation, strict=True))
+
+    def _output_padding(self, net: Scope, kernel: Any, stride: Any, dilation: Any) -> tuple[int, ...]:
+        if self.output_padding is not None or not self.transposed or self.padding != "same":
+            return net.per_axis(self.output_padding or 0, "output_padding")
+        padding = self._padding(net, kernel, stride, dilation)
+        axes = zip(kernel, stride, padding, dilation, strict=True)
+        return tuple(s + 2 * p - d * (k - 1) - 1 for k, s, p, d in axes)
 
 
 class Linear(Block):

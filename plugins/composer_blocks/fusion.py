@@ -32,10 +32,12 @@ class Fusion(Block):
 
     def _same_grid(self, rule: Rule, x: Type, y: Type) -> None:
         same = x.kind == y.kind and x.rank == y.rank and x.extra == y.extra
-        if not rule.need(same, f"`{self.name}` cannot join {x} and {y}", "BP301") or self.fit != "none":
+        if not rule.need(same, f"`{self.name}` cannot join {x} and {y}", "BP301"):
             return
-        pairs = list(zip(x.grid, y.grid, strict=True))
-        for a, b in pairs:
+        for a, b in zip(x.grid, y.grid, strict=True):
+            if self.fit != "none":
+                rule.at_least(b - a if self.fit == "crop_skip" else a - b, 0, f"`fit: {self.fit}`")
+                continue
             text = f"`{self.name}` joins only equal grids, not {_grid(x)} and {_grid(y)}"
             if not rule.equal(a, b, text):
                 return

@@ -47,6 +47,7 @@ class Convolution(Block):
         grid = []
         for n, (k, s, p, d, o) in axes:
             size = (n - 1) * s + (d * (k - 1) + 1 + o - 2 * p)
+            rule.need(o < max(s, d), f"output padding {o} must be smaller than the stride {s} or the dilation {d}", "BP401")
             if isinstance(size, int) or d * (k - 1) + 1 + o - 2 * p < 1:
                 rule.at_least(size, 1, f"transposed kernel {k}")
             grid.append(size)
@@ -82,13 +83,18 @@ class Patches(Convolution):
 
 
 class Add(Block):
-    """The sum of two values of one type."""
+    """The sum of two values of one type: (B, C, *grid) + (B, C, *grid) in any layout."""
 
     name = "part.add"
     layout: ClassVar[str] = "any"
     weightless: ClassVar[bool] = True
 
     def infer(self, rule: Rule, x: Type, y: Type) -> Type:
+        text = f"{x} and {y} cannot be added"
+        alike = (x.kind, x.channels, x.extra, x.rank) == (y.kind, y.channels, y.extra, y.rank)
+        if rule.need(alike, text, "BP301"):
+            for a, b in zip((*x.grid, x.length), (*y.grid, y.length), strict=True):
+                rule.equal(a, b, text)
         return x
 
     def build(self) -> Any:

@@ -38,6 +38,7 @@ class Pool(Block):
         axes = (rule.per_axis(v, n) for v, n in ((self.kernel, "kernel"), (self._steps(), "stride"), (self.padding, "padding")))
         grid = []
         for n, (k, s, p) in zip(x.grid, zip(*axes, strict=True), strict=True):
+            rule.need(2 * p <= k, f"a padding of {p} is more than half of the kernel {k}", "BP401")
             if k > 2 * p + 1:
                 rule.at_least(n, k - 2 * p, f"pool {k}")
             grid.append((n + (2 * p - k)) // s + 1)
@@ -56,7 +57,7 @@ class MaxPool(Pool):
 
 
 class AveragePool(Pool):
-    """The mean of each window."""
+    """The mean of each window; (B, C, *grid) -> (B, C, *grid / stride)."""
 
     name = "pool.average"
 

@@ -101,8 +101,12 @@ class ResidualBlock(Block):
             if not net.need(net.has("shortcut"), text, "BP304"):
                 return y
             short = net.slot("shortcut", x=x)
-            if not net.need(short.type.fits(y.type), f"shortcut {short.type} and body {y.type} differ", "BP304"):
+            text = f"shortcut {short.type} and body {y.type} differ"
+            alike = short.type.with_(grid=()) == y.type.with_(grid=()) and short.type.rank == y.type.rank
+            if not net.need(alike, text, "BP304"):
                 return y
+            for a, b in zip(short.type.grid, y.type.grid, strict=True):
+                net.equal(a, b, text, "BP304")
         if self.drop_path:
             y = net.add("drop_path", DropPath(rate=self.drop_path), y)
         return net.slot("act", x=net.add("sum", Add(), y, short))

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from composer_blocks.modules.derived import Derived
+
 
 class Attend(nn.Module):
     """q (B, N, C), k (B, M, C), v (B, M, D), mask (B, M, 1) true where a key may be seen -> (B, N, D)."""
@@ -24,14 +26,15 @@ class Attend(nn.Module):
         if self.softmax == "keys":
             y = functional.scaled_dot_product_attention(q, k, v, attn_mask=seen, dropout_p=dropout, scale=scale)
         else:
-            y = functional.dropout((q @ k.transpose(-1, -2) * scale).softmax(-2), dropout, self.training) @ v
+            a = (q @ k.transpose(-1, -2) * scale).softmax(-2)
+            y = functional.dropout(a if seen is None else a * seen, dropout, self.training) @ v
         return y.transpose(1, 2).flatten(2)
 
     def extra_repr(self) -> str:
         return f"heads={self.heads}, scale={self.scale}"
 
 
-class WindowAttention(nn.Module):
+class WindowAttention(Derived):
     """x, context (B, *grid, C), bias (heads, n, n) -> (B, *grid, C)."""
 
     def __init__(
@@ -58,8 +61,12 @@ class WindowAttention(nn.Module):
         self.value = nn.Linear(width, channels, qkv_bias)
         self.project = nn.Linear(channels, channels)
         self.built = tuple(self._padded(built))
-        made = self._mask(self.built, "cpu") if self._masked and len(built) == len(window) else None
-        self.register_buffer("shifted", made, persistent=False)
+        self.derive()
+
+    def derived(self) -> dict[str, Tensor]:
+        """The mask at the size the network is built for, where that is known."""
+        known = self._masked and len(self.built) == len(self.window)
+        return {"shifted": self._mask(self.built, "cpu")} if known else {}
 
     @property
     def _masked(self) -> bool:
@@ -118,10 +125,8 @@ class WindowAttention(nn.Module):
         """What is added to the scores: (heads, n, n), or (windows, heads, n, n) under a shift."""
         if not self._masked:
             return bias
-        known = self.shifted is not None and tuple(padded) == self.built
-        mask = self.shifted if known else self._mask(padded, x.device)
-        assert mask is not None
-        mask = mask.to(x.dtype)
+        known = "shifted" in self._buffers and tuple(padded) == self.built
+        mask = (self.get_buffer("shifted") if known else self._mask(padded, x.device)).to(x.dtype)
         return mask if bias is None else bias + mask
 
     def _mask(self, padded: Any, device: Any) -> Tensor:
@@ -131,10 +136,9 @@ class WindowAttention(nn.Module):
             at = torch.arange(n, device=device)
             side = (at >= n - w).long() + (at >= n - s).long() if s else torch.zeros_like(at)
             regions = regions * 3 + side.view([-1 if k == axis + 1 else 1 for k in range(len(padded) + 2)])
-        rolled, self_shift = regions, self.shift
         parts = [a for p, w in zip(padded, self.window, strict=True) for a in (p // w, w)]
-        rank = len(self_shift)
-        ids = rolled.reshape(*parts).permute(*range(0, 2 * rank, 2), *range(1, 2 * rank, 2))
+        rank = len(padded)
+        ids = regions.reshape(*parts).permute(*range(0, 2 * rank, 2), *range(1, 2 * rank, 2))
         ids = ids.flatten(0, rank - 1).flatten(1)
         return (ids[:, :, None] != ids[:, None]).float()[:, None] * self.mask
 

@@ -7,6 +7,8 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
+from composer_blocks.modules.derived import Derived
+
 
 class Learned(nn.Module):
     """x (B, N, C) -> x + table, or the table as (B, N, C)."""
@@ -22,7 +24,7 @@ class Learned(nn.Module):
         return x + self.table if self.add else self.table.expand(x.shape[0], -1, -1)
 
 
-class Relative(nn.Module):
+class Relative(Derived):
     """() -> (heads, n, n) for a window of n cells."""
 
     index: Tensor
@@ -33,11 +35,12 @@ class Relative(nn.Module):
         super().__init__()
         self.table = nn.Parameter(torch.zeros(prod(2 * n - 1 for n in table), heads))
         nn.init.trunc_normal_(self.table, std=std)
-        cells = window if clamped == "rebuild" else table
-        rows = offsets(cells, table, index)
-        count = prod(window)
-        self.register_buffer("index", rows[:count, :count].reshape(-1).clone(), persistent=False)
-        self.count = count
+        self.options = (window if clamped == "rebuild" else table, table, index)
+        self.count = prod(window)
+        self.derive()
+
+    def derived(self) -> dict[str, Tensor]:
+        return {"index": offsets(*self.options)[: self.count, : self.count].reshape(-1)}
 
     def forward(self, x: None = None, full: None = None) -> Tensor:
         return self.table[self.index].view(self.count, self.count, -1).permute(2, 0, 1)

@@ -1,0 +1,34 @@
+# Two commands on a fresh machine with Python 3.11 or newer: `make demo` runs the main job, `make test` passes the tests.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+
+.PHONY: demo test lint bench clean
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,test,lint]'
+	touch $@
+
+# The main job on a real brain: tissue of the MNI152 template, which the package nilearn ships.
+demo: .venv/ready
+	@mkdir -p demo
+	$(BIN)/composer show unet:demo
+	$(BIN)/composer show swin_unet --svg demo/swin_unet.svg
+	$(BIN)/composer run unet:demo "$$($(BIN)/python benchmarks/template.py)" -o demo/tissue.nii.gz \
+		--weights blueprints/weights/unet_demo.safetensors size=[96,96,96] --overlap 0.25 --names 'grey matter,white matter'
+	@echo
+	@echo "The picture: demo/tissue.png   the label map: demo/tissue.nii.gz   the network's figure: demo/swin_unet.svg"
+
+test: .venv/ready
+	$(BIN)/python -m pytest -n 2 --dist worksteal -q
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: .venv/ready
+	$(BIN)/python benchmarks/overhead.py
+
+clean:
+	rm -rf .venv demo build dist

@@ -1,0 +1,66 @@
+"""What the verbs share: arguments, completion, loading."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from composer.compose import Blueprint
+from composer.registry import Registry
+
+
+def complete_blueprint(incomplete: str) -> list[str]:
+    """Shipped names, and after a colon presets."""
+    from composer.blueprint import load, shipped
+
+    name, colon, _ = incomplete.partition(":")
+    if colon and name in shipped():
+        return [f"{name}:{p}" for p in load(name).presets]
+    return [n for n in shipped() if n.startswith(incomplete)]
+
+
+def complete_block(incomplete: str) -> list[str]:
+    """Registered blocks."""
+    return [n for n in sorted(Registry.discover().blocks) if n.startswith(incomplete)]
+
+
+def complete_code(incomplete: str) -> list[str]:
+    """Error codes."""
+    from composer.codes import CODES
+
+    return [c for c in CODES if c.startswith(incomplete.upper())]
+
+
+Name = Annotated[
+    str,
+    typer.Argument(
+        metavar="BLUEPRINT",
+        help="A shipped name (vit), a preset (vit:large) or a path.",
+        autocompletion=complete_blueprint,
+    ),
+]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Parameters, or addresses: decoder.*.fuse=fuse.add")
+]
+Plugins = Annotated[list[Path] | None, typer.Option("--plugin", help="A Python file with blocks of your own.")]
+Json = Annotated[bool, typer.Option("--json", help="For machines.")]
+
+
+def load(name: str, overrides: list[str] | None, plugins: list[Path] | None) -> Blueprint:
+    """The blueprint a command names."""
+    from composer.blueprint import parse_overrides
+
+    return Blueprint.load(name, registry(plugins), parse_overrides(overrides or ()))
+
+
+def registry(plugins: list[Path] | None) -> Registry:
+    """Installed plugins, and the files named on the command line."""
+    return Registry.discover(plugins or ())
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout."""
+    print(json.dumps(value, indent=2, default=str))

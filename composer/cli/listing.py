@@ -1,0 +1,159 @@
+"""Verbs that list: `list`, `blocks`, `plugins`, `explain`, `schema`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from composer.block import Block
+from composer.cli import common
+from composer.diagnostics import BlueprintError, ComposerError, Diagnostic, did_you_mean
+from composer.registry import Registry
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the verbs."""
+    app.command("list")(list_)
+    app.command()(blocks)
+    app.command()(plugins)
+    app.command()(explain)
+    app.command()(schema)
+
+
+def list_(plugin: common.Plugins = None, json: common.Json = False) -> None:
+    """The blueprints that can be named."""
+    from composer.blueprint import load, shipped
+
+    known = common.registry(plugin)
+    rows = []
+    for name in sorted({**known.blueprints, **shipped()}):
+        try:
+            found = load(name, library=known.blueprints)
+            rows.append({"name": name, "summary": found.summary, "presets": list(found.presets), "source": dict(found.source)})
+        except ComposerError as fault:  # one broken file of a plugin does not hide the others
+            rows.append({"name": name, "summary": f"cannot be read: {fault.diagnostics[0].message}", "presets": [], "source": {}})
+    if json:
+        return common.print_json(rows)
+    table(("blueprint", "what it is", "presets"), [(r["name"], r["summary"], " ".join(r["presets"])) for r in rows])
+
+
+def blocks(
+    name: Annotated[str | None, typer.Argument(help="One block in full.", autocompletion=common.complete_block)] = None,
+    plugin: common.Plugins = None,
+    json: common.Json = False,
+) -> None:
+    """The blocks a blueprint can use."""
+    known = common.registry(plugin)
+    if name is not None and name not in known.blocks:
+        raise BlueprintError(Diagnostic("BP102", f"unknown block `{name}`{did_you_mean(name, known.blocks)}"))
+    chosen = [known.blocks[name]] if name else [known.blocks[n] for n in sorted(known.blocks)]
+    facts = [block_facts(b, known) for b in chosen]
+    if json:
+        return common.print_json(facts)
+    if name:
+        return block_page(facts[0])
+    rows = [(f["name"], " ".join(f["inputs"]), " ".join([*f["options"], *f["slots"]]), f["doc"].split(". ")[0]) for f in facts]
+    table(("block", "inputs", "options and slots", "what it does"), rows)
+
+
+def block_facts(block: type[Block], known: Registry) -> dict[str, Any]:
+    """A block as data."""
+    owner = known.owners.get(block.name)
+    options = {n: f for n, f in block.model_fields.items() if n not in block.slots}
+    return {
+        "name": block.name,
+        "plugin": owner.label if owner else "",
+        "inputs": [*block.required, *(f"{p}?" for p in block.optional), *(["…"] if block.open_ports else [])],
+        "options": {n: None if f.is_required() else f.default for n, f in options.items()},
+        "required": [n for n, f in options.items() if f.is_required()],
+        "slots": {n: {"default": s.default, "offers": list(s.offers)} for n, s in block.slots.items()},
+        "doc": " ".join((block.__doc__ or "").split()),
+    }
+
+
+def block_page(facts: dict[str, Any]) -> None:
+    """One block in full."""
+    from rich.console import Console
+    from rich.markup import escape
+
+    console = Console(soft_wrap=False)
+    console.print(f"[bold]{facts['name']}[/bold]   {escape(facts['plugin'])}\n\n{escape(facts['doc'])}\n")
+    console.print(f"inputs   {escape(', '.join(facts['inputs']) or 'none')}")
+    for name, default in facts["options"].items():
+        console.print(f"option   {name}: {'required' if name in facts['required'] else escape(repr(default))}")
+    for name, spec in facts["slots"].items():
+        console.print(f"slot     {name}: {spec['default'] or 'empty'} (offered {', '.join(spec['offers'])})")
+
+
+def plugins(plugin: common.Plugins = None, json: common.Json = False) -> None:
+    """Installed plugins, what they bring, and which failed."""
+    known = common.registry(plugin)
+    rows = [
+        {
+            "plugin": p.name,
+            "distribution": p.distribution,
+            "version": p.version,
+            "blocks": list(p.blocks),
+            "blueprints": list(p.blueprints),
+            "fault": p.fault.to_json() if p.fault else None,
+        }
+        for p in known.plugins
+    ]
+    clashes = {name: list(owners) for name, owners in known.clashes.items()}
+    if json:
+        common.print_json({"plugins": rows, "clashes": clashes})
+    else:
+        said = [(p.name, p.label, "failed" if p.fault else f"{len(p.blocks)} blocks, {len(p.blueprints)} blueprints") for p in known.plugins]
+        table(("plugin", "from", "brings"), said)
+        for p in known.plugins:
+            print(f"\n{p.fault.render()}" if p.fault else "", end="\n" if p.fault else "")
+        for name, owners in clashes.items():
+            print(f"\nthe block `{name}` is claimed by {' and '.join(owners)}; it belongs to nobody until one is removed")
+    if clashes or any(p.fault for p in known.plugins):
+        raise typer.Exit(1)
+
+
+def explain(
+    code: Annotated[str, typer.Argument(help="Such as BP301.", autocompletion=common.complete_code)],
+) -> None:
+    """The rule behind an error, with a broken example and its mended form."""
+    from composer import codes
+
+    print(codes.explain(code))
+
+
+def schema(
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="A file; stdout without it.")] = None,
+    plugin: common.Plugins = None,
+) -> None:
+    """The JSON schema of the language with all installed blocks, for editors.
+
+    Begin a blueprint with `# yaml-language-server: $schema=composer.schema.json`.
+    """
+    from composer.schema import schema as make
+
+    made = make(common.registry(plugin))
+    if output is None:
+        return common.print_json(made)
+    import json as encoder
+
+    from composer.files import write_text
+
+    write_text(output, encoder.dumps(made, indent=1) + "\n")
+    print(f"wrote {output}")
+
+
+def table(head: tuple[str, ...], rows: list[tuple[Any, ...]]) -> None:
+    """A table that fits the terminal."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    made = Table(*head, box=box.SIMPLE_HEAD, pad_edge=False)
+    made.columns[0].no_wrap = True
+    for row in rows:
+        made.add_row(*(Text(str(cell)) for cell in row))
+    Console().print(made)

@@ -1,0 +1,103 @@
+"""The command line: `composer VERB`. Exit status 0, 1 (a mistake of the user's) or 2 (usage).
+
+torch, rich and the registry are imported by the verbs that need them, so that `composer check` feels instant.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Any
+
+import typer
+
+from composer.cli import building, checking, listing, running
+from composer.diagnostics import ComposerError, Diagnostic, InternalError
+
+USAGE: Any = typer.BadParameter.__mro__[2]
+"""The root of typer's own complaints; where it lives differs between versions of typer."""
+
+app = typer.Typer(
+    name="composer",
+    help="Networks of medical imaging as short YAML blueprints.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+listing.add_to(app)
+checking.add_to(app)
+building.add_to(app)
+running.add_to(app)
+
+
+def main() -> None:
+    """Run a command; every mistake becomes a message and an exit status."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """The exit status of a command."""
+    try:
+        result = app(args=arguments, prog_name="composer", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except ComposerError as fault:
+        report(fault, "--json" in arguments)
+        return 1
+    except typer.Exit as fault:
+        return int(fault.exit_code)
+    except USAGE as fault:
+        fault.show()
+        return 2
+    except (typer.Abort, KeyboardInterrupt):
+        print("stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as fault:
+        if os.environ.get("COMPOSER_DEBUG"):
+            raise
+        report(internal(fault), "--json" in arguments)
+        return 1
+
+
+def report(fault: ComposerError, as_json: bool) -> None:
+    """All mistakes, for people on stderr, for machines on stdout."""
+    if as_json:
+        print(json.dumps({"errors": [d.to_json() for d in fault.diagnostics]}, indent=2))
+        return
+    print(coloured(str(fault)) if sys.stderr.isatty() else str(fault), file=sys.stderr)
+    files = {d.span.source.name for d in fault.diagnostics if d.span}
+    count, codes = len(fault.diagnostics), sorted({d.code for d in fault.diagnostics})
+    where = f" in {min(files)}" if len(files) == 1 else ""
+    tail = f"{count} error{'s' * (count != 1)}{where}. `composer explain {codes[0]}` for the rule."
+    print(f"\n{tail}", file=sys.stderr)
+
+
+def coloured(text: str) -> str:
+    """The heads of messages in red, ways out in green."""
+    lines = []
+    for line in text.splitlines():
+        if line.startswith("error["):
+            line = f"\033[1;31m{line}\033[0m"
+        elif line.lstrip().startswith("= help:"):
+            line = f"\033[32m{line}\033[0m"
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def internal(fault: Exception) -> InternalError:
+    """A fault of Composer's own: say so, and how to report it."""
+    trace: Any = fault.__traceback__
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    place = f"{os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}"
+    notes = (f"at {place}", *getattr(fault, "__notes__", ()))
+    text = f"Composer itself failed: {type(fault).__name__}: {fault}"
+    help = ("please report this with the blueprint and the command", "COMPOSER_DEBUG=1 shows the traceback")
+    return InternalError(Diagnostic("BP901", text, notes=notes, help=help))
+
+
+if __name__ == "__main__":
+    main()

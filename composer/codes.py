@@ -1,0 +1,641 @@
+"""The catalogue behind `composer explain CODE`: what each rule is, why there is one, how to mend a file.
+
+Every code that Composer can say stands here and nothing else does; a test holds both sides equal and runs the examples.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from composer.diagnostics import BlueprintError, Diagnostic, listing, nearest
+
+GROUPS: Mapping[str, str] = MappingProxyType(
+    {
+        "BP0": "reading a file",
+        "BP1": "names",
+        "BP2": "options and wiring",
+        "BP3": "types",
+        "BP4": "values against types",
+        "BP5": "sizes and inputs",
+        "BP6": "plugins",
+        "BP7": "weights",
+        "BP8": "images",
+        "BP9": "Composer itself",
+    }
+)
+"""What the first digit of a code says."""
+
+WIDTH = 96
+
+
+@dataclass(frozen=True)
+class Code:
+    """One rule. `broken` and `mended` are whole blueprints; both are empty where no blueprint can break the rule."""
+
+    code: str
+    title: str
+    text: str
+    broken: str = ""
+    mended: str = ""
+
+    @property
+    def group(self) -> str:
+        """What all codes of this digit are about."""
+        return GROUPS[self.code[:3]]
+
+    def __str__(self) -> str:
+        parts = [f"{self.code}: {self.title}  ({self.group})", textwrap.fill(" ".join(self.text.split()), WIDTH)]
+        if self.broken:
+            parts.append("Broken:\n\n" + textwrap.indent(self.broken.strip("\n"), "    "))
+            parts.append("Mended:\n\n" + textwrap.indent(self.mended.strip("\n"), "    "))
+        return "\n\n".join(parts)
+
+
+def explain(code: str) -> str:
+    """The rule behind a code, as text for a terminal. An unknown code is a `BlueprintError` with the nearest ones."""
+    name = code.strip().upper()
+    if name in CODES:
+        return str(CODES[name])
+    close = nearest(name, CODES, 3)
+    help = (f"did you mean {listing(f'`{c}`' for c in close)}?",) if close else ()
+    groups = ", ".join(f"{key}xx {what}" for key, what in GROUPS.items())
+    raise BlueprintError(Diagnostic("BP105", f"there is no code `{code}`", notes=(groups,), help=help))
+
+
+def _file(graph: str, *, head: str = "", image: str = "B 3 H W", output: str = "head") -> str:
+    """A whole blueprint around the nodes that matter."""
+    top = ["blueprint: 1", *filter(None, textwrap.dedent(head).strip("\n").split("\n")), f"inputs: {{image: {image}}}"]
+    nodes = textwrap.indent(textwrap.dedent(graph).strip("\n"), "  ")
+    return "\n".join([*top, "graph:", nodes, f"outputs: {{y: {output}}}", ""])
+
+
+def _extending(text: str) -> str:
+    return "blueprint: 1\n" + textwrap.dedent(text).strip("\n") + "\n"
+
+
+_READING = (
+    Code(
+        "BP001",
+        "a file cannot be read",
+        """The file is not there, is a folder or a device, may not be opened, or is not a UTF-8 text. Nothing else can
+        be said about it. Give the path of a text file, or the name of a shipped blueprint (`composer list`); save a
+        text of another encoding as UTF-8. It depends on the path given to a command, not on what a blueprint says.""",
+    ),
+    Code(
+        "BP002",
+        "a file is too large",
+        """A blueprint may come from a stranger, so what it can cost is bounded before it is read: bytes, values, depth
+        of nesting, aliases and digits of a number. The bounds are far above every real network. Use `repeat` and `for`
+        in place of written-out copies, and quote long digits if they are a text.""",
+        _file("head: {use: conv, out: " + "1" * 70 + "}"),
+        _file("head: {use: conv, out: 16}"),
+    ),
+    Code(
+        "BP003",
+        "not valid YAML",
+        """The text is not YAML, so it has no keys and values yet. The usual causes are an expression inside { } or [ ]
+        without quotes, a value that begins with @, * or %, a colon inside a text, a tab, and a bracket that is not
+        closed. Quotes around the value mend all but the last two.""",
+        _file("head: {use: conv, out: ${2 * 8}}"),
+        _file('head: {use: conv, out: "${2 * 8}"}'),
+    ),
+    Code(
+        "BP004",
+        "a key stands twice",
+        """Two equal keys in one mapping: YAML libraries keep the last one in silence, and the first would have no
+        effect. Remove one of them, or give two nodes two names.""",
+        _file("""
+            head: {use: conv, out: 8}
+            head: {use: conv, out: 16}
+        """),
+        _file("""
+            stem: {use: conv, out: 8}
+            head: {use: conv, out: 16}
+        """),
+    ),
+    Code(
+        "BP005",
+        "the merge key is refused",
+        """`<<` copies keys from elsewhere, so that a value has no place of its own, and a few hundred bytes of it can
+        fill a memory. Write the keys out, make a parameter for what is shared, or use `extends:` for a whole
+        blueprint.""",
+        _file("""
+            stem: &same {use: conv, out: 8}
+            head: {<<: *same, kernel: 1}
+        """),
+        _file("""
+            stem: {use: conv, out: 8}
+            head: {use: conv, out: 8, kernel: 1}
+        """),
+    ),
+    Code(
+        "BP006",
+        "a file is one mapping",
+        """A file holds one blueprint, and a blueprint is a mapping of keys to values: not a list, not a bare text, not
+        nothing, and not a second document behind `---`. Begin the file with `blueprint: 1`, and give a second network
+        a file of its own.""",
+        "- blueprint: 1\n- graph: {head: conv}\n",
+        _file("head: conv"),
+    ),
+    Code(
+        "BP007",
+        "tags, and keys that are not texts",
+        """A tag such as `!!python/name:os.system` asks the reader to make something other than plain data; a blueprint
+        is data only, so every tag is refused. Keys are texts: a number, true or null as a key is refused as well,
+        because it would not be the name that stands there. Remove the tag, or quote the key.""",
+        _file("head: {use: conv, out: !!int 16}"),
+        _file("head: {use: conv, out: 16}"),
+    ),
+)
+
+_NAMES = (
+    Code(
+        "BP101",
+        "an unknown or missing key",
+        """A document, a parameter, an input and an edit have a fixed set of keys, so that a misspelling is found and
+        not skipped. The message lists the keys there are. Every file begins with `blueprint: 1`; it has `inputs`,
+        `graph` and `outputs`, unless it `extends` another, whose graph it changes by `edit`.""",
+        _file("head: conv", head="sumary: a small network"),
+        _file("head: conv", head="summary: a small network"),
+    ),
+    Code(
+        "BP102",
+        "an unknown block",
+        """`use:` names neither an installed block nor a shipped blueprint. Names are whole: `norm.layer`, not `layer`;
+        only in a slot, or in a node called `norm`, the short name is enough. `composer blocks` lists what is
+        installed.""",
+        _file("head: {use: convolve, out: 8}"),
+        _file("head: {use: conv, out: 8}"),
+    ),
+    Code(
+        "BP103",
+        "a plugin is missing",
+        """The block's name begins with a word that no installed plugin uses, or `requires:` names a plugin that is not
+        installed. Composer installs nothing by itself: a file may never cause a download. Install the plugin with pip,
+        or use a block that is there.""",
+        _file("head: {use: my_lab.conv, out: 8}"),
+        _file("head: {use: conv, out: 8}"),
+    ),
+    Code(
+        "BP104",
+        "no value of that name",
+        """A reference names an input, a node above it, a copy (`stage.1`), or one of several outputs (`maps.fine`).
+        Inside an inline graph only its own inputs and nodes are in sight; a leading dot reaches the graph around it.
+        The message lists the values in sight. Nodes are computed in order, so a node below must be moved up.""",
+        _file("""
+            stem: {use: conv, out: 8}
+            head: {use: fuse.concat, from: [stem, imge]}
+        """),
+        _file("""
+            stem: {use: conv, out: 8}
+            head: {use: fuse.concat, from: [stem, image]}
+        """),
+    ),
+    Code(
+        "BP105",
+        "an unknown blueprint, preset or parameter",
+        """A name given to a command, in `extends:`, in a preset or as `key=value` is not known. `composer list` shows
+        the blueprints and their presets, `composer show NAME` the parameters. A path must end in .yaml or contain a
+        slash.""",
+        _extending("""
+            extends: vitt
+            params: {classes: 2}
+        """),
+        _extending("""
+            extends: vit
+            params: {classes: 2}
+        """),
+    ),
+    Code(
+        "BP106",
+        "an edit matches nothing",
+        """An edit whose address no part has would be without effect, and nobody would notice, so it is an error. In an
+        address `*` is one segment and `**` several: the copies of `blocks` are `blocks.*`, their parts
+        `blocks.*.attention`. The message names the nearest addresses; `composer show NAME` prints all of them.""",
+        _extending("""
+            extends: vit
+            edit:
+              - {at: blocks.*.atention, set: {heads: 6}}
+        """),
+        _extending("""
+            extends: vit
+            edit:
+              - {at: blocks.*.attention, set: {heads: 6}}
+        """),
+    ),
+    Code(
+        "BP107",
+        "a name that cannot name a node",
+        """A node's name is part of addresses and of the names of weights. It has letters, digits and underscores, does
+        not begin with a digit, is not a word of the language (use, from, repeat, …), and is not taken: two nodes of
+        one graph, also inserted ones, need two names. Neither can it be something that every torch module has, such as
+        `train`.""",
+        _file("""
+            first: {use: conv, out: 8}
+            head: {use: conv, out: 2}
+        """),
+        _file("""
+            stem: {use: conv, out: 8}
+            head: {use: conv, out: 2}
+        """),
+    ),
+    Code(
+        "BP108",
+        "something that nothing uses",
+        """A parameter, an input or a node that nothing reads has no effect. Mostly a reference points elsewhere than
+        meant, or a skip was forgotten. Read it in a `from:`, in `outputs:` or in an expression, or remove it.""",
+        _file("head: {use: conv, out: 8}", head="params: {width: 8}"),
+        _file("head: {use: conv, out: $width}", head="params: {width: 8}"),
+    ),
+    Code(
+        "BP109",
+        "a circle",
+        """Something depends on itself: nodes that read each other, parameters computed from each other, a blueprint
+        that extends or uses itself. A network is computed in order, so the circle must be opened. What flows from copy
+        to copy is written with `repeat`, or with `for` and `carry`.""",
+        _file("""
+            stem: {use: fuse.add, from: [image, head]}
+            head: {use: conv, from: stem}
+        """),
+        _file("""
+            stem: {use: conv, from: image}
+            head: {use: conv, from: stem}
+        """),
+    ),
+)
+
+_OPTIONS = (
+    Code(
+        "BP201",
+        "a value that does not fit",
+        """A key, a parameter or an option takes certain values only: a type, a range, one of several words, one number
+        per axis. The message says which. Numbers are not taken from texts, and true is no number. `composer blocks
+        NAME` shows the options of a block with their types.""",
+        _file("head: {use: conv, out: 8, kernel: 0}"),
+        _file("head: {use: conv, out: 8, kernel: 3}"),
+    ),
+    Code(
+        "BP202",
+        "something is missing",
+        """An option or a slot without a default is not given, a parameter has no value, or a node says neither `use:`
+        nor `graph:`. There is no value that would be right for all networks, so it must be chosen.""",
+        _file("head: {use: tokenizer.patch, patch: 4}"),
+        _file("head: {use: tokenizer.patch, patch: 4, dim: 64}"),
+    ),
+    Code(
+        "BP203",
+        "inputs that do not fit the block",
+        """A block has named inputs, some of them optional. `from: a` gives the first one, `from: {x: a, skip: b}`
+        several by name; a list goes only to blocks that join any number of values. The message lists the inputs there
+        are.""",
+        _file("head: {use: conv, from: {x: image, skip: image}}"),
+        _file("head: {use: conv, from: {x: image}}"),
+    ),
+    Code(
+        "BP204",
+        "no such option",
+        """The block has no option of this name, so it would be without effect. The message names the nearest option
+        and lists all. Beside an inline `graph:` there are no options; they belong to the nodes below it.""",
+        _file("head: {use: conv, out: 8, kernal: 3}"),
+        _file("head: {use: conv, out: 8, kernel: 3}"),
+    ),
+    Code(
+        "BP205",
+        "an expression cannot be computed",
+        """`$name` and `${…}` know numbers, texts, lists, arithmetic, comparisons, `a if c else b`, index and slice,
+        and the functions min, max, sum, len, ceil, reversed, ramp and refs. Nothing else of Python: no attributes, no
+        other calls. The message points at the part that fails: an unknown name, an index beyond the end, a division by
+        zero.""",
+        _file('head: {use: conv, out: "${widths[2]}"}', head="params: {widths: [8, 16]}"),
+        _file('head: {use: conv, out: "${widths[1]}"}', head="params: {widths: [8, 16]}"),
+    ),
+    Code(
+        "BP206",
+        "the lists of a loop",
+        """`for:` is a mapping of names to lists of equal length; instance number i gets the i-th item of each. A
+        shorter list would mean instances without a value. A name of the loop may not hide a parameter. Cut lists by
+        slices, such as `${widths[1:]}`.""",
+        _file("head: {for: {out: [8, 16], kernel: [3]}, use: conv, out: $out, kernel: $kernel}"),
+        _file("head: {for: {out: [8, 16], kernel: [3, 1]}, use: conv, out: $out, kernel: $kernel}"),
+    ),
+    Code(
+        "BP207",
+        "not a block",
+        """Where a block is wanted (a node, a slot) there is a number, a list or nothing. A block is written as a name
+        (`relu`), as `{use: …}` with options, or as an inline graph. null leaves a slot empty, not a node; to leave out
+        a node write `when: false`.""",
+        _file("head: {use: conv, out: 8, act: 3}"),
+        _file("head: {use: conv, out: 8, act: relu}"),
+    ),
+)
+
+_TYPES = (
+    Code(
+        "BP301",
+        "types that do not fit each other",
+        """Two values that meet must agree: channels where they are added, grids where they are joined. The message
+        shows both types and the nodes they came through, and the values in sight that would fit, each of which was
+        tried. Strides are the usual cause: a map of half the size must be upsampled first, or another skip taken.""",
+        _file("""
+            stem: {use: conv, out: 8}
+            head: {use: fuse.add, from: [stem, image]}
+        """),
+        _file("""
+            stem: {use: conv, out: 3}
+            head: {use: fuse.add, from: [stem, image]}
+        """),
+    ),
+    Code(
+        "BP302",
+        "the wrong kind of value",
+        """Blocks take maps (a grid of channels), tokens, queries or vectors. A map and its tokens are one value, which
+        Composer reshapes; but a vector has lost its grid, and queries never had one. Take the value from before the
+        pooling, or use a block for what there is: `linear` works on all of them.""",
+        _file("""
+            mean: pool.global
+            head: {use: conv, out: 2}
+        """),
+        _file("""
+            mean: pool.global
+            head: {use: linear, out: 2}
+        """),
+    ),
+    Code(
+        "BP303",
+        "extra tokens in the way",
+        """Tokens in front of a grid, such as a class token, are part of the type. A block that needs a map cannot put
+        them anywhere, and leaving them out in silence would change the network. Drop them with `tokens.drop`, or take
+        the class token with `tokens.take`.""",
+        _file("""
+            patches: {use: tokenizer.patch, dim: 64, patch: 4}
+            cls: tokens.prepend
+            head: {use: conv, out: 2}
+        """),
+        _file("""
+            patches: {use: tokenizer.patch, dim: 64, patch: 4}
+            cls: tokens.prepend
+            grid: tokens.drop
+            head: {use: conv, out: 2}
+        """),
+    ),
+    Code(
+        "BP304",
+        "a part must keep, or share, a type",
+        """A residual branch is added to what went in, so it must return the same channels and grid; where it must not,
+        `block.residual` takes a `shortcut` that changes the other side alike. In the same way, weights that are used
+        twice must be used with the same options and channels.""",
+        _file("head: {use: block.residual, body: {use: conv, out: 8}}"),
+        _file("head: {use: block.residual, body: {use: conv, out: 8}, shortcut: {use: conv, out: 8, kernel: 1}}"),
+    ),
+)
+
+_VALUES = (
+    Code(
+        "BP400",
+        "a rule of a block",
+        """A block found that its options and inputs do not go together and gave no more special code; what it wants
+        stands in the message. The shipped blocks always give one, so no example can be shown: this code comes from a
+        plugin's block.""",
+    ),
+    Code(
+        "BP401",
+        "a number that does not divide",
+        """Heads, groups and repeated channels need a number that divides the channels. The channels are inferred, so
+        the number is not wrong by itself, but at this place. Choose a divisor, or change the width where it was
+        chosen.""",
+        _file("""
+            stem: {use: conv, out: 64}
+            head: {use: attention.multihead, heads: 5}
+        """),
+        _file("""
+            stem: {use: conv, out: 64}
+            head: {use: attention.multihead, heads: 4}
+        """),
+    ),
+    Code(
+        "BP402",
+        "a size must be known",
+        """A learned position table and some window policies depend on the size that the network is built for, and this
+        input leaves its size open. Give the input a `size`; where the block allows it, other sizes may still be
+        fed.""",
+        _file("""
+            patches: {use: tokenizer.patch, dim: 64, patch: 4}
+            head: position.learned
+        """),
+        _file(
+            """
+            patches: {use: tokenizer.patch, dim: 64, patch: 4}
+            head: position.learned
+            """,
+            image="{type: B 3 H W, size: [32, 32]}",
+        ),
+    ),
+    Code(
+        "BP403",
+        "a fixed size that does not fit",
+        """The size of a map is a plain number here, because the input's type gives numbers or a block made it so, and
+        it is not a multiple of what a block needs, or too small. Change the number, or name the axes (`B 3 H W`), so
+        that the sizes that fit can be computed: `composer check FILE`.""",
+        _file("head: {use: tokenizer.patch, dim: 64, patch: 16}", image="B 3 40 40"),
+        _file("head: {use: tokenizer.patch, dim: 64, patch: 16}", image="B 3 48 48"),
+    ),
+    Code(
+        "BP404",
+        "a state without a place to live",
+        """Some blocks carry a state beside the value, such as global tokens. It starts as a parameter of the nearest
+        enclosing `repeat`, which hands it from copy to copy and drops it at the end. Outside of every `repeat` it
+        would have no beginning: put the block into a `repeat`, if need be `repeat: 1`.""",
+    ),
+)
+
+_SIZES = (
+    Code(
+        "BP501",
+        "a size that is not valid",
+        """Patches, strides, merges and windows make demands on the size of the input. They are collected over the
+        whole network; the message names the nodes that make them and the nearest valid sizes. It is about the size the
+        network is built for, or the image that is fed. Use a valid size, or options that pad: `composer check FILE`
+        lists the valid ones.""",
+        _file("head: {use: tokenizer.patch, dim: 64, patch: 16}", image="{type: B 3 H W, size: [40, 48]}"),
+        _file("head: {use: tokenizer.patch, dim: 64, patch: 16}", image="{type: B 3 H W, size: [48, 48]}"),
+    ),
+    Code(
+        "BP502",
+        "a wrong number of axes",
+        """A network for images has two axes beside batch and channels, one for volumes three. The size it is built
+        for, and the image that is fed, must have as many. With `*S` in the type the rank is the length of `size`, and
+        one file serves both.""",
+        _file("head: {use: conv, out: 8}", image="{type: B 3 H W, size: [32, 32, 32]}"),
+        _file("head: {use: conv, out: 8}", image="{type: B 3 *S, size: [32, 32, 32]}"),
+    ),
+    Code(
+        "BP503",
+        "an input that is not there, or missing",
+        """A network is fed by the names of its inputs, and all that are not optional must be given. The message lists
+        them. Rename the input in the file, or use its name in the call.""",
+        "# fed image = 1, 3, 64, 64\n"
+        + _file("head: {use: conv, from: scan, out: 8}").replace("{image: B 3", "{scan: B 3"),
+        "# fed image = 1, 3, 64, 64\n" + _file("head: {use: conv, from: image, out: 8}"),
+    ),
+    Code(
+        "BP504",
+        "a wrong number of channels",
+        """The image has another number of channels than the first axis after the batch in the input's type. Grey
+        images have one, colour images three, several sequences of one examination one each. Set the parameter for it
+        (`channels=1`), or repeat a grey image by the block `repeat_channels`.""",
+        "# fed image = 1, 1, 64, 64\n" + _file("head: {use: conv, out: 8}"),
+        "# fed image = 1, 1, 64, 64\n" + _file("head: {use: conv, out: 8}", image="B 1 H W"),
+    ),
+)
+
+_PLUGINS = (
+    Code(
+        "BP601",
+        "a plugin does not load",
+        """Importing an installed plugin, or the Python file given by `--plugin FILE`, failed; the message has the
+        place in its code. The blocks of that plugin are missing and everything else works. `composer plugins` shows it
+        again; update the plugin, uninstall it, or tell its author. No blueprint can cause it.""",
+    ),
+    Code(
+        "BP602",
+        "a block that two plugins claim",
+        """Two plugins bring a block of the same name. Taking either in silence would change networks from one machine
+        to the next, so the name belongs to nobody until one of the two is uninstalled or renames its block. `composer
+        plugins` shows who brings what. It depends on what is installed, not on a blueprint.""",
+    ),
+    Code(
+        "BP603",
+        "the shape rule of a block failed",
+        """A block of a plugin broke while it computed the type of its result, instead of refusing its options or
+        inputs with a message. The message has the place in the plugin's code and the node. Tell its author; until then
+        try other options.""",
+    ),
+    Code(
+        "BP604",
+        "a block cannot be built",
+        """The types fit, but a plugin's block failed while its module was made (`composer run`, or `build()` in
+        Python). The message has the node, its options and the fault. Tell the author of the block; until then try
+        other options.""",
+    ),
+)
+
+_WEIGHTS = (
+    Code(
+        "BP701",
+        "a wrong weights rule",
+        """A rule under `weights:` says which official key becomes which address: `from` and `to`, and perhaps a
+        `transform`. What `to` uses in braces must be read in `from`; several addresses need `transform: split`; a key
+        that is not needed has `transform: drop` and no `to`. Rules are checked when weights are converted: `composer
+        weights convert`.""",
+        _file("head: conv") + 'weights:\n  - {from: "final.{kind}", to: "head.{name}"}\n',
+        _file("head: conv") + 'weights:\n  - {from: "final.{name}", to: "head.{name}"}\n',
+    ),
+    Code(
+        "BP702",
+        "weights cannot be read",
+        """The file given to a command (`composer weights`, `--weights FILE`) is not there, is damaged, is of an
+        unknown kind, or is a pickle with more than tensors. Reading such a pickle can run any code, so it is refused
+        and nothing of it is run; if you trust its author, save its tensors as .safetensors where the original code is
+        installed.""",
+    ),
+    Code(
+        "BP703",
+        "weights that do not fit",
+        """Names or shapes in the file are not those of the network: it was built with other parameters, or the names
+        are those of the official code. Nothing was loaded. Build with the parameters of the checkpoint (`classes=…`, a
+        preset), and convert official names with `composer weights convert`.""",
+    ),
+    Code(
+        "BP704",
+        "weights cannot be written",
+        """The file that `composer weights` should write cannot be made: its folder is missing or may not be written
+        to, the disk is full, or the name does not end in .safetensors. Nothing was left behind. Choose another place
+        or name.""",
+    ),
+    Code(
+        "BP705",
+        "weights without official names",
+        """An export to the official names must lose nothing, and here a tensor has no official name, a name has no
+        tensor, or a transform cannot be undone (a resized position table has lost rows). The rules under `weights:`
+        say both directions; an edited network has parts that the official code does not know, and cannot be
+        exported.""",
+    ),
+)
+
+_IMAGES = (
+    Code(
+        "BP801",
+        "an image cannot be read",
+        """`composer run` takes NIfTI images and what nibabel reads beside them. The file is not there, is a folder, is
+        cut off or is of another format. A DICOM series becomes one image by `dcm2niix -z y FOLDER`.""",
+    ),
+    Code(
+        "BP802",
+        "an image of a wrong shape or kind",
+        """A network with one input channel takes an image of three axes, one with several takes four axes, channels
+        last; each voxel is one real number. Take one volume of a series, stack the sequences of an examination on one
+        grid, or turn colours and complex numbers into one value. It depends on the image given to `composer run`.""",
+    ),
+    Code(
+        "BP803",
+        "an image with NaN or infinity",
+        """One such voxel makes NaN of everything it touches, in a convolution of the whole neighbourhood and in
+        attention of the whole image. Replace them, for example by the background, before `composer run`; often they
+        come from a resampling outside of the field of view.""",
+    ),
+    Code(
+        "BP804",
+        "an empty image",
+        """The image given to `composer run` has no voxels, the same number everywhere, or one slice where the network
+        looks along several. There is nothing to segment in it. Look at the image and at the scaling in its header, or
+        take a 2-D network for a single slice.""",
+    ),
+    Code(
+        "BP805",
+        "the network's output is no segmentation",
+        """`composer run` puts the results of windows together and needs one map of classes per window: not larger or
+        coarser than the window, with one channel per class, and without NaN. Choose the output that is the
+        segmentation, add an upsampling at the end, and look at the weights and at the normalization of the image when
+        there is NaN.""",
+    ),
+    Code(
+        "BP806",
+        "a result cannot be written",
+        """The file that `composer run` should write has the wrong ending, its folder is missing or may not be written
+        to, or it is the input itself, which would be lost. It is checked before any work is done. Choose another
+        name.""",
+    ),
+    Code(
+        "BP807",
+        "an image without directions",
+        """The header of the image says how its axes lie in the body. Here its matrix is degenerate, so left and right,
+        or up and down, cannot be told apart, and the slices that the network was trained on cannot be found. Set voxel
+        sizes and orientation in the header.""",
+    ),
+    Code(
+        "BP808",
+        "an unknown view or normalization",
+        """An option of `composer run` names a viewing direction or a normalization of intensities that there is not. A
+        view is axial, coronal or sagittal, or three letters, one of each of L/R, A/P and I/S. The message lists the
+        words there are.""",
+    ),
+)
+
+_OWN = (
+    Code(
+        "BP901",
+        "a fault of Composer",
+        """Composer itself failed where it should have worked or refused with a message. It is never the user's
+        mistake, and no blueprint should be able to cause it. Please report it with the text below the message, the
+        blueprint and the command.""",
+    ),
+)
+
+_GROUPED = (_READING, _NAMES, _OPTIONS, _TYPES, _VALUES, _SIZES, _PLUGINS, _WEIGHTS, _IMAGES, _OWN)
+CODES: Mapping[str, Code] = MappingProxyType({code.code: code for group in _GROUPED for code in group})
+"""Every code there is, in order."""
+
+__all__ = ["CODES", "GROUPS", "Code", "explain"]

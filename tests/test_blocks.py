@@ -1,0 +1,639 @@
+"""Every shipped block: what it promises against what it does, in 2-D and 3-D, and its numbers against slow references."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import itertools
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import erf, prod
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from torch import Tensor, nn
+
+import composer
+from composer.inference import Program
+from composer.types import Type
+
+BLOCKS = {n: b for n, b in composer.Registry.discover().blocks.items() if b.__module__.startswith("composer_blocks.")}
+
+
+@dataclass(frozen=True)
+class Use:
+    """One tiny blueprint around a block: its node, what stands before it, and the ranks it is for."""
+
+    node: dict[str, Any]
+    before: dict[str, Any] | None = None
+    ranks: tuple[int, ...] = (1, 2, 3)
+    channels: int = 4
+    side: int = 4
+
+    def blueprint(self, path: Path, rank: int) -> composer.Blueprint:
+        graph = {**(self.before or {}), "node": self.node}
+        grid = [self.side, *[self.side * 2] * (rank - 1)]
+        image = {"type": f"B {self.channels} *S", "size": grid}
+        text = {"blueprint": 1, "name": "use", "inputs": {"image": image}, "graph": graph, "outputs": {"y": "node"}}
+        path.write_text(yaml.safe_dump(text, sort_keys=False, default_flow_style=None))
+        return composer.load(path)
+
+
+TOKENS = {"cls": {"use": "tokens.prepend", "count": 2}}
+TWO = {"other": {"use": "conv", "kernel": 1, "out": 4}}
+BOTH = {"x": "image", "skip": "other"}
+ATTENTION = {"use": "attention.multihead", "heads": 2}
+
+USES: dict[str, list[Use]] = {
+    "norm.layer": [Use({}), Use({"affine": False, "eps": 0.1})],
+    "norm.batch": [Use({}), Use({"frozen": True}), Use({"affine": False, "momentum": 0.5})],
+    "norm.instance": [Use({}), Use({"affine": False})],
+    "norm.group": [Use({"groups": 2}), Use({"groups": "channels", "affine": False})],
+    **{f"act.{a}": [Use({})] for a in ("relu", "gelu", "elu", "sigmoid", "tanh", "leaky_relu")},
+    "act.prelu": [Use({}), Use({"shared": False})],
+    "dropout": [Use({}), Use({"rate": 0.5, "channels": True})],
+    "conv": [
+        Use({"out": 6}),
+        Use({"ratio": 2, "kernel": 5, "stride": 2, "bias": False, "norm": "batch", "act": "relu"}),
+        Use({"out": 6, "kernel": "stride", "stride": 2, "padding": 0}),
+        Use({"groups": "channels", "dilation": 2, "standardize": "biased", "order": "norm act conv", "norm": "layer"}),
+        Use({"groups": 2, "standardize": "unbiased", "order": "conv act norm", "act": "relu", "norm": "instance"}),
+        *(Use({"transposed": True, "kernel": k, "stride": s}) for k, s in itertools.product((2, 3, 4, 5), (2, 3))),
+        Use({"transposed": True, "kernel": 3, "stride": 2, "padding": 1, "output_padding": 1}),
+        Use({"transposed": True, "kernel": 3, "stride": 2, "dilation": 2}),
+    ],
+    "linear": [Use({"out": 6}), Use({"ratio": 0.5, "bias": False}), Use({"out": 3}, TOKENS)],
+    "pool.max": [Use({}), Use({"kernel": 3, "stride": 2, "padding": 1})],
+    "pool.average": [Use({}), Use({"kernel": 3, "stride": 1})],
+    "pool.global": [Use({}), Use({"bins": 3})],
+    "resize": [
+        Use({"scale": 2}),
+        Use({"size": 5, "mode": "nearest"}),
+        Use({"scale": 3, "align_corners": True}),
+        Use({"from": {"x": "small", "like": "image"}}, {"small": {"use": "pool.max"}}),
+    ],
+    "pad": [Use({"multiple": 3}), Use({"multiple": 4})],
+    "repeat_channels": [Use({"to": 12}), Use({"to": 4})],
+    "down.merge": [Use({}), Use({"order": "row", "ratio": 1, "odd": "pad", "bias": True, "norm": None}, side=3)],
+    "up.expand": [Use({}), Use({"factor": 3, "ratio": 1, "bias": True, "norm": None})],
+    "tokenizer.patch": [
+        Use({"dim": 6, "patch": 2}),
+        Use({"dim": 6, "patch": 2, "kernel": 3, "padding": "half", "bias": False, "norm": "layer"}),
+        Use({"dim": 6, "patch": 3, "remainder": "pad"}),
+        Use({"dim": 6, "patch": 3, "remainder": "crop"}),
+    ],
+    "tokens.prepend": [Use({}), Use({"count": 3, "std": 0})],
+    "tokens.drop": [Use({"count": 2}, TOKENS), Use({"count": 1}, TOKENS)],
+    "tokens.take": [Use({}), Use({"index": 1}, TOKENS)],
+    "position.learned": [Use({}), Use({"std": 0}, TOKENS), Use({"add": False})],
+    "position.relative": [
+        Use({"use": "attention.window", "heads": 2, "window": w, "table": "full", "bias": {"use": "position.relative", "index": i, "clamped": c}})
+        for w, i, c in ((2, "exact", "rebuild"), (5, "exact", "cut"), (2, "nnformer", "rebuild"))
+    ],
+    "attention.multihead": [
+        Use({"heads": 2}),
+        Use({"heads": 2, "inner": 8, "qkv_bias": False, "out_bias": False, "scale": "width", "norm": "layer"}, TOKENS),
+        Use({"heads": 4, "ratio": 2, "out": False, "bias": False, "scale": "none", "softmax": "queries"}),
+        Use({"heads": 1, "reduce": {"use": "pool.average"}, "from": {"x": "image", "context": "other", "context_position": "other"}}, TWO),
+        Use({"heads": 1, "pool": {"use": "pool.max"}, "from": {"x": "image", "position": "other", "value": "other"}}, TWO),
+    ],
+    "attention.window": [
+        Use({"heads": 2, "window": 2}),
+        Use({"heads": 2, "window": 2, "shift": "half", "qkv_bias": False}),
+        Use({"heads": 2, "window": 3, "shift": 1, "pad": "high", "mask": None, "bias": None}),
+        Use({"heads": 2, "window": 3, "shift": 1, "pad": "high", "pad_order": "roll pad"}),
+        Use({"heads": 1, "window": 5, "shift": 2, "shrink": "axis", "table": "full", "pad": "high"}),
+        Use({"heads": 2, "window": 2, "project_query": False, "from": {"x": "image", "context": "other"}}, TWO),
+        Use({"heads": 2, "window": 4, "shrink": "equal"}, ranks=(1,)),
+        Use({"heads": 2, "window": 4, "shift": 1, "shrink": "none"}),
+    ],
+    "mlp": [Use({}), Use({"ratio": 2, "layers": 3, "out": 5, "bias": False, "dropout": 0.1, "act": "relu"}),
+            Use({"hidden": 6, "middle": {"use": "conv", "groups": "channels"}})],
+    "block.transformer": [
+        Use({"attention": ATTENTION, "mlp": "mlp", "drop_path": 0.1, "dropout": 0.1}),
+        Use({"order": "post", "attention": ATTENTION, "cross_attention": {**ATTENTION, "from": {"x": "x", "context": ".other"}}}, TWO),
+        Use({"attention": ATTENTION, "norm": "group.", "from": {"x": "image", "context": "other"}} | {"norm": "layer"}, TWO),
+        Use({"attention": ATTENTION}, TOKENS),
+    ],
+    "block.residual": [
+        Use({"body": {"use": "conv"}, "act": "relu", "drop_path": 0.2}),
+        Use({"body": {"use": "conv", "out": 6, "stride": 2}, "shortcut": {"use": "conv", "kernel": 1, "stride": 2, "out": 6}}),
+    ],
+    "decoder.stage": [
+        Use({"upsample": {"use": "resize", "scale": 2}, "fuse": "concat", "block": {"use": "conv", "out": 3},
+             "from": {"x": "small", "skip": "image"}}, {"small": {"use": "pool.max"}}),
+        Use({"upsample": {"use": "resize", "scale": 2}}),
+    ],
+    "fuse.concat": [Use({"from": BOTH}, TWO), Use({"order": "skip x", "from": ["image", "other", "image"]}, TWO),
+                    *(Use({"fit": f, "from": BOTH}, {"other": {"use": "pad", "multiple": 3}}) for f in ("crop_skip",)),
+                    *(Use({"fit": f, "from": BOTH}, {"other": {"use": "conv", "padding": 0}}) for f in ("pad_skip", "crop_x"))],
+    "fuse.add": [Use({"from": BOTH}, TWO), Use({"fit": "pad_skip", "from": BOTH}, {"other": {"use": "conv", "padding": 0}})],
+    "fuse.multiply": [Use({"from": BOTH}, {"other": {"use": "conv", "out": 1}}), Use({"from": ["image", "other"]}, TWO)],
+}  # fmt: skip
+
+CASES = [
+    pytest.param(name, k, rank, id=f"{name}-{k}-{rank}d")
+    for name, uses in USES.items()
+    for k, use in enumerate(uses)
+    for rank in use.ranks
+]
+
+
+def used(name: str, k: int, rank: int, folder: Path) -> composer.Blueprint:
+    use = USES[name][k]
+    whole = Use({"use": name, **use.node}, use.before, use.ranks, use.channels, use.side)
+    return whole.blueprint(folder / "use.yaml", rank)
+
+
+def test_every_block_is_used_here() -> None:
+    assert set(USES) == set(BLOCKS), "a new block needs tiny blueprints in USES"
+
+
+@pytest.mark.parametrize(("name", "k", "rank"), CASES)
+def test_the_type_is_the_shape_and_gradients_reach_everything(name: str, k: int, rank: int, tmp_path: Path) -> None:
+    blueprint = used(name, k, rank, tmp_path)
+    program = blueprint.check()
+    shape = (2, USES[name][k].channels, *program.built.values())
+    wanted = promised(program, 2)
+    meta = blueprint.build(device="meta")
+    assert tuple(meta(torch.empty(shape, device="meta")).shape) == wanted
+    network = blueprint.build()
+    x = torch.randn(shape, requires_grad=True)
+    y = network.eval()(x)
+    assert tuple(y.shape) == wanted
+    assert y.isfinite().all()
+    (network.train()(x) * torch.randn(wanted) + 0 * x.sum()).sum().backward()
+    assert [n for n, p in network.named_parameters() if p.grad is None] == []
+    assert x.grad is not None
+
+
+def promised(program: Program, batch: int) -> tuple[int, ...]:
+    """The shape that the type of the output stands for."""
+    type_: Type = program.values[program.outputs[0].ids].type.at(program.built)
+    if type_.kind == "vector":
+        return (batch, type_.channels)
+    return (batch, type_.channels, *type_.grid) if type_.kind == "map" else (batch, type_.length, type_.channels)
+
+
+# --- declarations -----------------------------------------------------------------------------------------------------
+
+OBVIOUS = frozenset(
+    "out ratio kernel stride padding dilation groups bias norm act eps momentum affine rate dropout heads window dim patch"
+    " hidden layers count index factor scale size mode std slope drop_path".split()
+)
+"""Options that say what they are by their name, as everybody in the field uses it."""
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_docstrings_say_shapes_or_paper_and_every_option(name: str) -> None:
+    block = BLOCKS[name]
+    text = inspect.getdoc(block) or ""
+    own = block.__dict__.get("__doc__")
+    assert own, f"{name} has no docstring of its own"
+    whole = " ".join(inspect.getdoc(b) or "" for b in block.__mro__ if b.__module__.startswith("composer_blocks."))
+    role = inspect.getdoc(sys.modules[block.__module__]) or ""
+    for option, field in block.model_fields.items():
+        assert option in OBVIOUS or re.search(rf"\b{option}\b", whole) or field.description, f"{name}.{option} is explained nowhere"
+    assert len(text) > 3
+    assert role.endswith(".")
+
+
+def test_importing_the_blocks_does_not_import_torch() -> None:
+    code = "import sys, composer_blocks; sys.exit(any(m == 'torch' or m.startswith('torch.') for m in sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_blocks_import_only_public_names() -> None:
+    folder = Path(inspect.getfile(sys.modules[BLOCKS["conv"].__module__])).parent
+    for path in folder.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [node.module] if isinstance(node, ast.ImportFrom) else [a.name for a in getattr(node, "names", [])]
+            assert not [n for n in names if n and n.startswith("composer.")], path
+
+
+# --- numbers against slow references ----------------------------------------------------------------------------------
+
+
+def network_of(folder: Path, node: dict[str, Any], grid: list[int], channels: int = 4, before: Any = None) -> nn.Module:
+    """A network around one node, in double precision, with random weights."""
+    path = folder / "one.yaml"
+    image = {"type": f"B {channels} *S", "size": grid}
+    graph = {**(before or {}), "node": node}
+    text = {"blueprint": 1, "name": "one", "inputs": {"image": image}, "graph": graph, "outputs": {"y": "node"}}
+    path.write_text(yaml.safe_dump(text, sort_keys=False))
+    network = composer.load(path).build().double().eval()
+    torch.manual_seed(2)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.normal_(0, 0.5)
+    return network
+
+
+def close(a: Tensor, b: Tensor) -> None:
+    torch.testing.assert_close(a, b, atol=1e-10, rtol=1e-10)
+
+
+def noise(*shape: int) -> Tensor:
+    torch.manual_seed(4)
+    return torch.randn(*shape, dtype=torch.float64)
+
+
+def slow_window_attention(
+    module: nn.Module, table: Tensor | None, x: Tensor, context: Tensor, window: list[int], shift: list[int], heads: int,
+    mask: float | None, roll_first: bool,
+) -> Tensor:  # fmt: skip
+    """Window attention of one sample (C, *grid), cell by cell: no rolling, no partitioning, no broadcasting.
+
+    A cell p of the (padded) grid stands at (p - shift) mod size after the shift; its window is that place over the window.
+    Two cells of a window see each other fully when neither or both went around the edge, on every axis.
+    """
+    grid = list(x.shape[1:])
+    padded = [-(-n // w) * w for n, w in zip(grid, window, strict=True)]
+    sizes = grid if roll_first else padded
+
+    def place(cell: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple((p - s) % n for p, s, n in zip(cell, shift, sizes, strict=True))
+
+    cells = {place(c): c for c in itertools.product(*map(range, sizes))}
+    result = torch.zeros_like(x)
+    width = x.shape[0] // heads
+
+    def linear(name: str, v: Tensor) -> Tensor:
+        made = getattr(module, name)
+        if made is None:
+            return v
+        return made.weight @ v + (made.bias if made.bias is not None else 0)
+
+    def value(source: Tensor, at: tuple[int, ...]) -> Tensor:
+        cell = cells.get(at)
+        inside = cell is not None and all(p < n for p, n in zip(cell, grid, strict=True))
+        return source[(slice(None), *cell)] if inside else torch.zeros(source.shape[0], dtype=x.dtype)
+
+    def region(at: tuple[int, ...]) -> list[int]:
+        return [(p >= n - w) + (p >= n - s) if s else 0 for p, n, w, s in zip(at, padded, window, shift, strict=True)]
+
+    for corner in itertools.product(*(range(0, n, w) for n, w in zip(padded, window, strict=True))):
+        offsets = list(itertools.product(*map(range, window)))
+        places = [tuple(c + o for c, o in zip(corner, offset, strict=True)) for offset in offsets]
+        q = [linear("query", value(x, p)) for p in places]
+        k = [linear("key", value(context, p)) for p in places]
+        v = [linear("value", value(context, p)) for p in places]
+        for i, at in enumerate(places):
+            out = []
+            for h in range(heads):
+                part = slice(h * width, (h + 1) * width)
+                scores = []
+                for j, other in enumerate(places):
+                    score = (q[i][part] * k[j][part]).sum() / width**0.5
+                    if table is not None:
+                        row = 0
+                        for a, b, w in zip(offsets[i], offsets[j], window, strict=True):
+                            row = row * (2 * w - 1) + a - b + w - 1
+                        score = score + table[row, h]
+                    if mask is not None and any(shift) and region(at) != region(other):
+                        score = score + mask
+                    scores.append(score)
+                weights = torch.softmax(torch.stack(scores), 0)
+                out.append(sum(w * v[j][part] for j, w in enumerate(weights)))
+            cell = cells.get(at)
+            if cell is not None and all(p < n for p, n in zip(cell, grid, strict=True)):
+                result[(slice(None), *cell)] = linear("project", torch.cat(out))
+    return result
+
+
+WINDOWS: dict[str, tuple[dict[str, Any], list[int]]] = {
+    "2-D": ({}, [4, 6]),
+    "2-D shifted": ({"shift": "half"}, [4, 6]),
+    "2-D uneven": ({"window": [2, 3], "shift": [1, 2]}, [4, 6]),
+    "3-D shifted": ({"shift": "half"}, [4, 2, 4]),
+    "3-D one axis": ({"shift": [0, 1, 0]}, [2, 4, 4]),
+    "unmasked": ({"shift": 1, "mask": None}, [4, 4]),
+    "weak mask": ({"shift": 1, "mask": -1.5}, [4, 4]),
+    "padded": ({"window": 3, "pad": "high"}, [5, 4]),
+    "padded, shifted": ({"window": 3, "pad": "high", "shift": 1}, [5, 4]),
+    "padded 3-D": ({"window": 2, "pad": "high", "shift": 1}, [3, 3, 2]),
+    "shifted, padded": ({"window": 3, "pad": "high", "shift": 1, "pad_order": "roll pad"}, [5, 4]),
+    "raw query": ({"project_query": False}, [4, 4]),
+    "no qkv bias": ({"qkv_bias": False}, [4, 4]),
+    "no position": ({"bias": None, "shift": 1}, [4, 4]),
+    "context": ({"shift": 1, "from": {"x": "image", "context": "other"}}, [4, 4]),
+}
+
+
+@pytest.mark.parametrize("case", WINDOWS)
+def test_window_attention_equals_a_loop(case: str, tmp_path: Path) -> None:
+    options, grid = WINDOWS[case]
+    node = {"use": "attention.window", "heads": 2, "window": 2, "shrink": "none", **options}
+    before = {"other": {"use": "conv", "out": 4, "kernel": 3}} if "from" in options else None
+    network = network_of(tmp_path, node, grid, before=before)
+    x = noise(2, 4, *grid)
+    with torch.no_grad():
+        context = network.other(x) if before else x
+        ours = network(x)
+    window, shift = network.node.window, network.node.shift
+    table = None if options.get("bias", 1) is None else network.node.bias.table
+    roll_first = options.get("pad_order") == "roll pad"
+    with torch.no_grad():
+        for k in range(2):
+            slow = slow_window_attention(network.node, table, x[k], context[k], list(window), list(shift), 2, options.get("mask", -100), roll_first)  # fmt: skip
+            close(ours[k], slow)
+
+
+@pytest.mark.parametrize(
+    ("options", "grid", "window", "shift"),
+    [
+        ({"window": 4, "shift": 2}, [3, 8], (3, 3), (0, 0)),
+        ({"window": 4, "shift": 2, "shrink": "axis"}, [3, 8], (3, 4), (0, 2)),
+        ({"window": 4, "shift": 2, "shrink": "equal"}, [4, 4], (4, 4), (0, 0)),
+        ({"window": 4, "shift": 2, "shrink": "equal"}, [4, 8], (4, 4), (2, 2)),
+        ({"window": 4, "shift": 2, "shrink": "none"}, [4, 4], (4, 4), (2, 2)),
+        ({"window": 4, "shift": 2}, [4, 8], (4, 4), (0, 0)),
+        ({"window": [2, 4], "shift": "half"}, [8, 8], (2, 4), (1, 2)),
+    ],
+)
+def test_window_policies(options: dict[str, Any], grid: list[int], window: Any, shift: Any, tmp_path: Path) -> None:
+    network = network_of(tmp_path, {"use": "attention.window", "heads": 1, "pad": "high", **options}, grid)
+    assert (network.node.window, network.node.shift) == (window, shift)
+
+
+def test_the_relative_index_counts_offsets() -> None:
+    from composer_blocks.modules.positions import offsets
+
+    for cells, table in (((3,), (3,)), ((2, 3), (2, 3)), ((2, 3, 2), (2, 3, 2)), ((2, 2), (4, 3))):
+        index = offsets(cells, table, "exact")
+        places = list(itertools.product(*map(range, cells)))
+        for i, a in enumerate(places):
+            for j, b in enumerate(places):
+                row = 0
+                for p, q, n in zip(a, b, table, strict=True):
+                    row = row * (2 * n - 1) + (p - q + n - 1)
+                assert index[i, j] == row
+        assert index.max() < prod(2 * n - 1 for n in table)
+
+
+def test_the_index_of_nnformer_is_its_own() -> None:
+    """nnFormer multiplies the first axis by 3·h - 1, so different offsets share a row."""
+    from composer_blocks.modules.positions import offsets
+
+    window = (2, 3, 4)
+    index = offsets(window, window, "nnformer")
+    places = list(itertools.product(*map(range, window)))
+    for i, (a, b, c) in enumerate(places):
+        for j, (d, e, f) in enumerate(places):
+            assert index[i, j] == (a - d + 1) * (3 * 3 - 1) + (b - e + 2) * (2 * 3 - 1) + (c - f + 3)
+
+
+def test_cut_takes_the_corner_of_the_full_index() -> None:
+    from composer_blocks.modules.positions import Relative, offsets
+
+    cut = Relative((2, 2), (3, 3), 1, "exact", "cut", 0.02)
+    assert torch.equal(cut.index.view(4, 4), offsets((3, 3), (3, 3), "exact")[:4, :4])
+    rebuilt = Relative((2, 2), (3, 3), 1, "exact", "rebuild", 0.02)
+    assert not torch.equal(cut.index, rebuilt.index)
+
+
+@pytest.mark.parametrize("order", ["column", "row"])
+@pytest.mark.parametrize("grid", [(4, 6), (2, 4, 6), (3, 4), (5, 3, 1)])
+def test_gather_equals_a_loop(order: str, grid: tuple[int, ...]) -> None:
+    from composer_blocks.modules.resampling import Gather
+
+    x = noise(1, *grid, 3)
+    ours = Gather(len(grid), order, True)(x)[0]
+    for cell in itertools.product(*(range((n + 1) // 2) for n in grid)):
+        parts = []
+        for number in range(2 ** len(grid)):
+            bits = [number >> k & 1 for k in range(len(grid))]  # the first axis runs fastest
+            offset = bits if order == "column" else bits[::-1]
+            at = tuple(2 * c + o for c, o in zip(cell, offset, strict=True))
+            inside = all(a < n for a, n in zip(at, grid, strict=True))
+            parts.append(x[(0, *at)] if inside else torch.zeros(3, dtype=x.dtype))
+        close(ours[cell], torch.cat(parts))
+
+
+@pytest.mark.parametrize(("grid", "factor"), [((2, 3), 2), ((2, 1, 3), 2), ((2, 2), 4), ((3,), 3)])
+def test_spread_equals_a_loop(grid: tuple[int, ...], factor: int) -> None:
+    from composer_blocks.modules.resampling import Spread
+
+    rank, c = len(grid), 2
+    x = noise(1, *grid, factor**rank * c)
+    ours = Spread(rank, factor)(x)[0]
+    for cell in itertools.product(*(range(n * factor) for n in grid)):
+        group = 0
+        for p in cell:
+            group = group * factor + p % factor
+        source = x[(0, *(p // factor for p in cell))]
+        close(ours[cell], source[group * c : (group + 1) * c])
+
+
+def test_merge_refuses_odd_sides_unless_told(tmp_path: Path) -> None:
+    with pytest.raises(composer.BlueprintError, match="merge"):
+        network_of(tmp_path, {"use": "down.merge"}, [3, 4])
+    assert network_of(tmp_path, {"use": "down.merge", "odd": "pad"}, [3, 4])(noise(1, 4, 3, 4)).shape == (1, 8, 2, 2)
+
+
+@pytest.mark.parametrize("kind", ["biased", "unbiased"])
+@pytest.mark.parametrize("grid", [[5, 4], [3, 4, 5]])
+def test_standardized_weights(kind: str, grid: list[int], tmp_path: Path) -> None:
+    network = network_of(tmp_path, {"use": "conv", "out": 3, "standardize": kind}, grid)
+    x, plain = noise(2, 4, *grid), torch.empty_like(network.node.weight)
+    for k, w in enumerate(network.node.weight.detach()):
+        mean = w.sum() / w.numel()
+        if kind == "biased":
+            plain[k] = (w - mean) / ((w - mean).pow(2).sum() / w.numel() + 1e-5).sqrt()
+        else:
+            plain[k] = (w - mean) / (((w - mean).pow(2).sum() / (w.numel() - 1)).sqrt() + 1e-12)
+    run = torch.nn.functional.conv2d if len(grid) == 2 else torch.nn.functional.conv3d
+    close(network(x), run(x, plain, network.node.bias, padding=1))
+
+
+@pytest.mark.parametrize(("kernel", "stride"), list(itertools.product((2, 3, 4, 5, 6), (2, 3))))
+def test_same_transposed_convolutions_multiply_the_size(kernel: int, stride: int, tmp_path: Path) -> None:
+    network = network_of(tmp_path, {"use": "conv", "transposed": True, "kernel": kernel, "stride": stride}, [4, 5])
+    assert network(noise(1, 4, 4, 5)).shape == (1, 4, 4 * stride, 5 * stride)
+
+
+def joined(fit: str, use: str, x: Tensor, skip: Tensor, **options: Any) -> Tensor:
+    """A fusion's module on two maps."""
+    block = BLOCKS[use](fit=fit, **options)
+    wanted = inspect.signature(block.build).parameters
+    return block.build(**({"layout": "first"} if "layout" in wanted else {}))(x, skip)
+
+
+def test_fusions_fit_as_they_say() -> None:
+    x, small, large = noise(1, 2, 4, 5), noise(1, 2, 3, 3), noise(1, 2, 7, 7)
+    padded = torch.zeros_like(x)
+    padded[:, :, :3, :3] = small
+    assert torch.equal(joined("pad_skip", "fuse.add", x, small), x + padded)
+    assert torch.equal(joined("crop_skip", "fuse.concat", x, large), torch.cat([x, large[:, :, 1:5, 1:6]], 1))
+    assert torch.equal(joined("crop_skip", "fuse.concat", x, large, order="skip x"), torch.cat([large[:, :, 1:5, 1:6], x], 1))
+    assert torch.equal(joined("crop_x", "fuse.multiply", x, small), x[:, :, :3, :3] * small)
+    assert torch.equal(joined("none", "fuse.multiply", x, x[:, :1]), x * x[:, :1])
+
+
+@pytest.mark.parametrize(("fit", "wanted"), [("crop_skip", "BP403"), ("pad_skip", "")])
+def test_a_skip_that_cannot_be_cut_is_refused(fit: str, wanted: str, tmp_path: Path) -> None:
+    use = Use({"use": "fuse.concat", "fit": fit, "from": BOTH}, {"other": {"use": "conv", "padding": 0}})
+    blueprint = use.blueprint(tmp_path / "x.yaml", 2)
+    if not wanted:
+        blueprint.check()
+        return
+    with pytest.raises(composer.BlueprintError, match=r"fit: crop_skip"):
+        blueprint.check()
+
+
+def test_values_meet_in_one_layout(tmp_path: Path) -> None:
+    """A sum of a map held channels first and one held channels last: shapes that agree by chance would hide a mistake."""
+    before = {"far": {"use": "linear", "out": 4}, "near": {"use": "conv", "kernel": 1, "from": "image"}}
+    x = noise(1, 4, 4, 4)
+    for order in (["near", "far"], ["far", "near"]):
+        network = network_of(tmp_path, {"use": "fuse.add", "from": order}, [4, 4], before=before)
+        close(network(x), network.near(x) + network.far(x.movedim(1, -1)).movedim(-1, 1))
+        named = network_of(tmp_path, {"use": "fuse.add", "from": dict(zip(("skip", "x"), order, strict=True))}, [4, 4], before=before)
+        close(named(x), named.near(x) + named.far(x.movedim(1, -1)).movedim(-1, 1))
+    many = network_of(tmp_path, {"use": "fuse.concat", "from": ["far", "near", "image"]}, [4, 4], before=before)
+    close(many(x), torch.cat([many.far(x.movedim(1, -1)).movedim(-1, 1), many.near(x), x], 1))
+
+
+def test_drop_path_rates() -> None:
+    from composer_blocks.modules.stages import DropPath
+
+    x = torch.ones(4000, 2, 3)
+    assert DropPath(0).train()(x) is x
+    assert DropPath(0.7).eval()(x) is x
+    assert not DropPath(1).train()(x).any()
+    torch.manual_seed(0)
+    y = DropPath(0.25).train()(x)
+    kept = y[:, 0, 0] > 0
+    assert kept.float().mean().item() == pytest.approx(0.75, abs=0.03)
+    assert torch.equal(y, (kept / 0.75).view(-1, 1, 1).expand_as(x).to(y.dtype))
+
+
+def test_attention_over_queries_and_masked_keys() -> None:
+    from composer_blocks.modules.attention import Attend
+
+    q, k, v = noise(2, 3, 4), noise(2, 5, 4) + 1, noise(2, 5, 6)
+    mask = torch.tensor([[1, 1, 0, 1, 0], [1, 0, 0, 0, 0]])[..., None]
+    for softmax, axis in (("keys", 1), ("queries", 0)):
+        ours = Attend(2, "head", softmax, 0.0)(q, k, v, mask)
+        for b in range(2):
+            seen = [j for j in range(5) if mask[b, j]]
+            for h in range(2):
+                scores = q[b, :, 2 * h : 2 * h + 2] @ k[b, seen, 2 * h : 2 * h + 2].T / 2**0.5
+                close(ours[b, :, 3 * h : 3 * h + 3], scores.softmax(axis) @ v[b, seen, 3 * h : 3 * h + 3])
+
+
+@pytest.mark.parametrize(("scale", "factor"), [("head", 2**-0.5), ("width", 0.5), ("none", 1.0)])
+def test_attention_scales(scale: str, factor: float) -> None:
+    from composer_blocks.modules.attention import Attend
+
+    q, k, v = noise(1, 3, 4), noise(1, 5, 4) * 2, noise(1, 5, 4)
+    parts = [((q[..., p] @ k[..., p].transpose(1, 2)) * factor).softmax(-1) @ v[..., p] for p in (slice(0, 2), slice(2, 4))]
+    close(Attend(2, scale, "keys", 0.0)(q, k, v), torch.cat(parts, -1))
+
+
+def test_frozen_batch_norm_is_constant(tmp_path: Path) -> None:
+    network = network_of(tmp_path, {"use": "norm.batch", "frozen": True, "eps": 0.5}, [3, 4])
+    assert not list(network.parameters())
+    state = {k: torch.rand(4, dtype=torch.float64) for k in network.state_dict()}
+    network.load_state_dict(state)
+    x = noise(2, 4, 3, 4)
+    weight, bias, mean, var = (state[f"node.{k}"].view(1, 4, 1, 1) for k in ("weight", "bias", "running_mean", "running_var"))
+    wanted = (x - mean) / (var + 0.5).sqrt() * weight + bias
+    close(network.train()(x), wanted)
+    close(network.eval()(x), wanted)
+    assert all(torch.equal(v, state[k]) for k, v in network.state_dict().items())
+
+
+ACTIVATIONS: dict[str, Callable[[float], float]] = {
+    "relu": lambda x: max(x, 0.0),
+    "gelu": lambda x: x * (1 + erf(x / 2**0.5)) / 2,
+    "elu": lambda x: x if x > 0 else 2.718281828459045**x - 1,
+    "sigmoid": lambda x: 1 / (1 + 2.718281828459045**-x),
+    "tanh": lambda x: (2.718281828459045 ** (2 * x) - 1) / (2.718281828459045 ** (2 * x) + 1),
+    "leaky_relu": lambda x: x if x > 0 else 0.01 * x,
+}
+
+
+@pytest.mark.parametrize("act", ACTIVATIONS)
+def test_activations(act: str, tmp_path: Path) -> None:
+    network = network_of(tmp_path, {"use": f"act.{act}"}, [2, 2], channels=1)
+    x = torch.tensor([[[[-2.0, -0.3], [0.1, 1.7]]]], dtype=torch.float64)
+    close(network(x), torch.tensor([ACTIVATIONS[act](v) for v in x.flatten().tolist()], dtype=torch.float64).view_as(x))
+
+
+def test_prelu_has_a_slope_for_each_channel(tmp_path: Path) -> None:
+    network = network_of(tmp_path, {"use": "act.prelu", "shared": False}, [2, 2], channels=3)
+    x = noise(1, 3, 2, 2)
+    close(network(x), torch.where(x > 0, x, x * network.node.weight.view(1, 3, 1, 1)))
+
+
+def test_resize_global_and_pad(tmp_path: Path) -> None:
+    x = noise(1, 4, 3, 5)
+    near = network_of(tmp_path, {"use": "resize", "scale": [2, 3], "mode": "nearest"}, [3, 5])(x)
+    for i, j in itertools.product(range(6), range(15)):
+        assert torch.equal(near[0, :, i, j], x[0, :, i // 2, j // 3])
+    corners = network_of(tmp_path, {"use": "resize", "size": [5, 9], "align_corners": True}, [3, 5])(x)
+    assert torch.allclose(corners[..., ::2, ::2], x)
+    assert torch.allclose(corners[..., 1, 0], (x[..., 0, 0] + x[..., 1, 0]) / 2)
+    mean = network_of(tmp_path, {"use": "pool.global"}, [3, 5])(x)
+    close(mean, x.sum((2, 3)) / 15)
+    padded = network_of(tmp_path, {"use": "pad", "multiple": [2, 4]}, [3, 5])(x)
+    assert padded.shape == (1, 4, 4, 8)
+    assert torch.equal(padded[..., :3, :5], x)
+    assert not padded[..., 3, :].any()
+    assert not padded[..., 5:].any()
+    with pytest.raises(composer.BlueprintError, match=r"needs one of scale, size and the input `like`"):
+        network_of(tmp_path, {"use": "resize"}, [3, 5])
+
+
+def test_patches_pad_or_crop_what_is_left_over(tmp_path: Path) -> None:
+    x = noise(1, 4, 5, 5)
+    pad = network_of(tmp_path, {"use": "tokenizer.patch", "dim": 3, "patch": 3, "remainder": "pad"}, [5, 5])
+    crop = network_of(tmp_path, {"use": "tokenizer.patch", "dim": 3, "patch": 3, "remainder": "crop"}, [5, 5])
+    whole = torch.zeros(1, 4, 6, 6, dtype=torch.float64)
+    whole[..., :5, :5] = x
+    assert list(pad.state_dict()) == list(crop.state_dict()) == ["node.weight", "node.bias"]
+    filters, bias = pad.node.weight, pad.node.bias
+    for i, j in itertools.product(range(2), range(2)):
+        cube = whole[0, :, 3 * i : 3 * i + 3, 3 * j : 3 * j + 3]
+        close(pad(x)[0, :, i, j], (filters * cube).sum((1, 2, 3)) + bias)
+    assert crop(x).shape == (1, 3, 1, 1)
+    with pytest.raises(composer.BlueprintError, match=r"patches"):
+        network_of(tmp_path, {"use": "tokenizer.patch", "dim": 3, "patch": 3}, [5, 5])
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "heads": ({"use": "attention.multihead", "heads": 3}, "4 channels do not split into 3 heads; nearest: 2 or 4"),
+    "window heads": ({"use": "attention.window", "heads": 3}, "4 channels do not split into 3 heads; nearest: 2 or 4"),
+    "shift": ({"use": "attention.window", "heads": 1, "window": 2, "shift": 2}, "is not inside the window"),
+    "window": ({"use": "attention.window", "heads": 1, "window": 3}, "must be a multiple of 3"),
+    "groups": ({"use": "norm.group", "groups": 3}, "4 channels do not split into 3 groups"),
+    "conv groups": ({"use": "conv", "out": 6, "groups": 4}, "4 -> 6 channels do not split into 4 groups"),
+    "kernel": ({"use": "conv", "kernel": 9, "padding": 0}, "at least 9"),
+    "axes": ({"use": "conv", "kernel": [3, 3, 3]}, "has 3 numbers, the map has 2 axes"),
+    "pool padding": ({"use": "pool.max", "kernel": 3, "padding": 2}, "padding of 2 is more than half of the kernel 3"),
+    "output padding": ({"use": "conv", "transposed": True, "stride": 2, "padding": 0, "output_padding": 2}, "smaller than the stride"),
+    "voxel": ({"use": "norm.instance", "from": "one"}, "more than one voxel"),
+    "channels": ({"use": "repeat_channels", "to": 6}, "4 channels cannot be repeated to 6"),
+    "extra tokens": ({"use": "tokens.drop"}, "has no 1 extra tokens to drop"),
+    "map": ({"use": "conv", "from": "cls"}, "has 1 extra token in front"),
+    "vector": ({"use": "conv", "from": "mean"}, "needs a map, this is a vector"),
+    "residual": ({"use": "block.residual", "body": {"use": "conv", "out": 6}}, "give a `shortcut`"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_mistakes_are_found_before_torch_sees_them(case: str, tmp_path: Path) -> None:
+    node, text = REFUSED[case]
+    aside = {"one": {"use": "pool.global", "bins": 1}, "cls": {"use": "tokens.prepend"}, "mean": {"use": "pool.global"}}
+    before = {k: {**v, "from": "image"} for k, v in aside.items() if k == node.get("from")}
+    with pytest.raises(composer.BlueprintError, match=text.replace("(", r"\(")):
+        network_of(tmp_path, node, [4, 4], before=before)
