@@ -77,7 +77,7 @@ def slot(
     doc: str = "",
 ) -> Any:
     """Declare a slot; see `SlotSpec`."""
-    spec = {"at": list(at), "role": role, "offers": list(offers), "required": required}
+    spec: Any = {"at": list(at), "role": role, "offers": list(offers), "required": required}
     return Field(default=default, description=doc or None, json_schema_extra={"slot": spec}, validate_default=False)
 
 

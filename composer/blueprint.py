@@ -127,7 +127,7 @@ def load(
 ) -> Blueprint:
     """A blueprint by shipped name (`vit`), preset (`vit:large`) or path, with `key=value` overrides.
 
-    A key with dots is an address: `decoder.*.fuse=fuse.add` is an edit. Raises `BlueprintError` with every mistake found.
+    A key with dots is an address: `decoder.*.fuse=fuse.add` is an edit. Raises `BlueprintError` with all mistakes.
     """
     library = {**shipped(), **(library or {})}
     path, preset = find(str(what), library, near)
@@ -337,7 +337,9 @@ def _check_document(top: Map, path: Path) -> None:
             bad.append(Diagnostic("BP201", f"`{key}` must be {names}, not {value!r:.60}", span_of(top, key)))
     if "blueprint" not in top:
         bad.append(
-            Diagnostic("BP101", "this is not a blueprint: the key `blueprint: 1` is missing", top.span, help=("add it",))
+            Diagnostic(
+                "BP101", "this is not a blueprint: the key `blueprint: 1` is missing", top.span, help=("add it",)
+            )
         )
     elif top["blueprint"] != VERSION and not bad:
         text = f"language version {top['blueprint']} is not known; this Composer reads version {VERSION}"
@@ -430,7 +432,9 @@ def _edits(items: Any) -> tuple[Edit, ...]:
     result: list[Edit] = []
     bad: list[Diagnostic] = []
     if not isinstance(items or [], list):
-        raise BlueprintError(Diagnostic("BP201", f"`edit` is a list of edits, not {items!r:.60}", getattr(items, "span", None)))
+        raise BlueprintError(
+            Diagnostic("BP201", f"`edit` is a list of edits, not {items!r:.60}", getattr(items, "span", None))
+        )
     for index, item in enumerate(items or ()):
         span = span_of(items, index)
         try:
@@ -470,22 +474,30 @@ def _rules(weights: Any) -> dict[str, tuple[Any, ...]]:
     """`weights:` is a list of rules, or a mapping of such lists by where a checkpoint comes from."""
     if weights is None:
         return {}
-    return {str(k): tuple(v or ()) for k, v in weights.items()} if isinstance(weights, dict) else {"official": tuple(weights)}
+    return (
+        {str(k): tuple(v or ()) for k, v in weights.items()}
+        if isinstance(weights, dict)
+        else {"official": tuple(weights)}
+    )
 
 
 def _param(name: str, spec: Any, span: Span | None) -> Param:
     if not isinstance(spec, dict) or not ("default" in spec or "type" in spec) or set(spec) - PARAM_KEYS:
         if isinstance(spec, dict) and "use" not in spec and "graph" not in spec:
             odd = [k for k in spec if k not in PARAM_KEYS]
-            text = f"the parameter `{name}` has an unknown key `{odd[0] if odd else ''}`{did_you_mean(odd[0], PARAM_KEYS) if odd else ''}"
+            text = f"the parameter `{name}` needs a `default` or a `type`"
+            if odd:
+                text = f"the parameter `{name}` has an unknown key `{odd[0]}`{did_you_mean(odd[0], PARAM_KEYS)}"
             raise BlueprintError(Diagnostic("BP101", text, span, notes=(f"keys: {listing(sorted(PARAM_KEYS))}",)))
         return Param(name, _type_of(spec), spec, span)
     type_ = str(spec.get("type") or _type_of(spec.get("default")))
     if type_ not in PARAM_TYPES:
         text = f"the parameter `{name}` has no type `{type_}`{did_you_mean(type_, PARAM_TYPES)}"
-        raise BlueprintError(Diagnostic("BP201", text, span_of(spec, "type"), notes=(f"types: {listing(PARAM_TYPES)}",)))
+        raise BlueprintError(
+            Diagnostic("BP201", text, span_of(spec, "type"), notes=(f"types: {listing(PARAM_TYPES)}",))
+        )
     rules = {k: v for k, v in spec.items() if k in ("min", "max", "choices", "multiple_of", "divides", "nullable")}
-    default = spec["default"] if "default" in spec else _MISSING
+    default = spec.get("default", _MISSING)
     return Param(name, type_, default, span_of(spec, "default") or span, rules, str(spec.get("doc") or ""))
 
 
@@ -612,7 +624,9 @@ def parse_overrides(pairs: Iterable[str]) -> Map:
         key, equals, value = pair.partition("=")
         if not equals or not key.strip():
             raise BlueprintError(
-                Diagnostic("BP201", f"`{pair}` is not key=value", help=("write for example `dim=48` or `size=[96,96]`",))
+                Diagnostic(
+                    "BP201", f"`{pair}` is not key=value", help=("write for example `dim=48` or `size=[96,96]`",)
+                )
             )
         lines.append((key.strip(), value))
     for key, value in lines:

@@ -212,7 +212,7 @@ def _extremum(largest: bool, sizes: tuple[Size, ...]) -> Size:
     open_ = [s for s in unique if not isinstance(s, int)]
     if not open_:
         return max(known) if largest else min(known)
-    items = (*open_, *([max(known) if largest else min(known)] if known else []))
+    items: tuple[Size, ...] = (*open_, *([max(known) if largest else min(known)] if known else []))
     return items[0] if len(items) == 1 else Dim((((Extremum(largest, items),), 1),))
 
 

@@ -18,11 +18,16 @@ def write_text(path: Path, text: str) -> None:
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
+        publish(Path(temporary), path)
     except OSError as fault:
         os.unlink(temporary)
         raise BlueprintError(Diagnostic("BP806", f"cannot write {path}: {fault.strerror or fault}")) from None
+
+
+def publish(temporary: Path, path: Path) -> None:
+    """Move a finished temporary file to its place, with the permissions a new file of the user's has."""
+    os.chmod(temporary, 0o666 & ~_umask())
+    os.replace(temporary, path)
 
 
 def _umask() -> int:

@@ -11,7 +11,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Any, Union
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -34,7 +34,7 @@ class Ref:
     span: Span | None = field(default=None, compare=False)
 
 
-Input = Union[Ref, tuple[Ref, ...], None]
+Input = Ref | tuple[Ref, ...] | None
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Broken:
     address: str
 
 
-Body = Union[Call, Group, Through, Given, Broken]
+Body = Call | Group | Through | Given | Broken
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,8 @@ class GraphInput:
 
 @dataclass(frozen=True)
 class GraphOutput:
+    """An output: a value, and whether it is there only while training."""
+
     name: str
     value: Input
     training: bool
@@ -223,7 +225,8 @@ class _Scope:
         if isinstance(node, Ref) and self.linker.is_broken(node.name):
             raise BlueprintError(())
         if node is _Missing:
-            raise ExpressionError(f"no value is named `{name}` here{did_you_mean(name, (n for n, _ in self.visible()))}")
+            close = did_you_mean(name, (n for n, _ in self.visible()))
+            raise ExpressionError(f"no value is named `{name}` here{close}")
         if isinstance(node, Ref) and node.name in self.linker.loops and inner is None:
             return
         if isinstance(node, Ref) and f"{node.name}.0" in self.linker.addresses:
@@ -233,7 +236,8 @@ class _Scope:
 
     def sight(self) -> Sight:
         """What can be seen at this moment; looked up only when a fix is tried."""
-        return Sight(self, tuple(len(layer.names) for layer in self.layers()), self.outer.sight() if self.outer else None)
+        counts = tuple(len(layer.names) for layer in self.layers())
+        return Sight(self, counts, self.outer.sight() if self.outer else None)
 
     def visible(self) -> Iterator[tuple[str, Ref]]:
         return iter(self.sight())
@@ -333,7 +337,8 @@ class _Linker:
             self.edits += [(prefix, edit, Pattern(prefix + at)) for at in edit.at or ("",)]
         added = [(k, v) for e in blueprint.edits if e.action == "add" for k, v in e.change.items()]
         for name in (n for n, _ in added if n in blueprint.graph):
-            self.report(Diagnostic("BP107", f"an edit adds `{name}`, which is a node already", blueprint.graph.key_spans.get(name)))
+            text = f"an edit adds `{name}`, which is a node already"
+            self.report(Diagnostic("BP107", text, blueprint.graph.key_spans.get(name)))
         graph = Map(dict(added) | dict(blueprint.graph))
         for part in [*(e.change for e in blueprint.edits if e.action == "add"), blueprint.graph]:
             graph.key_spans.update(getattr(part, "key_spans", {}))
@@ -418,7 +423,8 @@ class _Linker:
                 else:
                     span, what = scope.later.key_spans.get(name) if isinstance(scope.later, Map) else None, "node"
                 text = f"nothing uses the {what} `{name}`"
-                self.report(Diagnostic("BP108", text, span, help=("read it in a `from:` or in `outputs:`, or remove it",)))
+                help = ("read it in a `from:` or in `outputs:`, or remove it",)
+                self.report(Diagnostic("BP108", text, span, help=help))
 
     def missed_edits(self, start: int) -> None:
         """An edit that matches nothing names the nearest addresses."""
@@ -456,7 +462,9 @@ class _Linker:
         for k, (_, edit, pattern) in enumerate(self.edits):
             if edit.action == "insert_after" and pattern.matches(address):
                 self.hits[k] += 1
-                found += [(n, s, not (isinstance(s, dict) and ("from" in s or "for" in s))) for n, s in edit.change.items()]
+                for name, spec in edit.change.items():
+                    aside = isinstance(spec, dict) and ("from" in spec or "for" in spec)
+                    found.append((name, spec, not aside))
         return found
 
     # --- graphs ------------------------------------------------------------------------------------------------
@@ -608,7 +616,8 @@ class _Linker:
         lengths = {k: len(v) for k, (v, _) in lists.items()}
         if len(set(lengths.values())) > 1:
             said = ", ".join(f"{k} has {n}" for k, n in lengths.items())
-            raise BlueprintError(Diagnostic("BP206", f"the lists of `for` differ in length: {said}", span_of(spec, "for")))
+            text = f"the lists of `for` differ in length: {said}"
+            raise BlueprintError(Diagnostic("BP206", text, span_of(spec, "for")))
         count = next(iter(lengths.values()))
         rows = [{k: v[i] for k, (v, _) in lists.items()} for i in range(count)]
         return rows, [{k: s[i] for k, (_, s) in lists.items()} for i in range(count)]
@@ -721,7 +730,14 @@ class _Linker:
         return base
 
     def one(
-        self, address: str, spec: Map, names: Names, scope: _Scope, ports: Mapping[str, Input], span: Span | None, slot: str
+        self,
+        address: str,
+        spec: Map,
+        names: Names,
+        scope: _Scope,
+        ports: Mapping[str, Input],
+        span: Span | None,
+        slot: str,
     ) -> Body:
         self.depth += 1
         if self.depth > 60:
@@ -738,7 +754,14 @@ class _Linker:
             self.depth -= 1
 
     def inline(
-        self, address: str, spec: Map, names: Names, scope: _Scope, ports: Mapping[str, Input], span: Span | None, slot: str
+        self,
+        address: str,
+        spec: Map,
+        names: Names,
+        scope: _Scope,
+        ports: Mapping[str, Input],
+        span: Span | None,
+        slot: str,
     ) -> Group:
         """An inline graph: it sees its ports and its own nodes, and the graph around it through a leading dot."""
         odd = next((k for k in spec if k not in RESERVED), None)
@@ -747,7 +770,8 @@ class _Linker:
             raise BlueprintError(Diagnostic("BP204", text, spec.key_spans.get(odd)))
         graph = spec["graph"]
         if not isinstance(graph, dict):
-            raise BlueprintError(Diagnostic("BP207", f"`graph` is a mapping of nodes, not {graph!r:.40}", span_of(spec, "graph")))
+            text = f"`graph` is a mapping of nodes, not {graph!r:.40}"
+            raise BlueprintError(Diagnostic("BP207", text, span_of(spec, "graph")))
         graph = graph if isinstance(graph, Map) else Map(graph)
         named = {(k or "x"): v for k, v in ports.items()}
         inner = _Scope(self, named, scope, graph)
@@ -781,7 +805,8 @@ class _Linker:
             part, its_names, its_scope, span = self.opened(parts[name], names, scope, span)
             given: dict[str, Input] = {"x": next(iter(ports.values()), None)}
             if isinstance(part, dict) and "from" in part:
-                bodies.append(Given(f"{own}@x", self.input(own, part["from"], its_names, span_of(part, "from") or span)))
+                type_ = self.input(own, part["from"], its_names, span_of(part, "from") or span)
+                bodies.append(Given(f"{own}@x", type_))
                 given, part = {"x": Ref(f"{own}@x")}, without(part, "from")
             body = self.filled(own, part, its_names, its_scope, given, name, span, name)
             bodies += [body] if body is not None else []
@@ -790,14 +815,21 @@ class _Linker:
     # --- blocks ------------------------------------------------------------------------------------------------
 
     def used(
-        self, address: str, spec: Map, names: Names, scope: _Scope, ports: Mapping[str, Input], span: Span | None, slot: str
+        self,
+        address: str,
+        spec: Map,
+        names: Names,
+        scope: _Scope,
+        ports: Mapping[str, Input],
+        span: Span | None,
+        slot: str,
     ) -> Body:
         use, place = evaluate(spec["use"], names, span_of(spec, "use")), span_of(spec, "use") or span
         if not isinstance(use, str):
             raise BlueprintError(Diagnostic("BP207", f"`use` is the name of a block, not {use!r:.60}", place))
-        if use not in self.registry.blocks and use not in self.registry.clashes:
-            if use.rpartition(":")[0] in self.library or use in self.library or use.endswith(".yaml"):
-                return self.nested(address, use, spec, names, scope, ports, place, slot)
+        known = use in self.registry.blocks or use in self.registry.clashes
+        if not known and (use.rpartition(":")[0] in self.library or use in self.library or use.endswith(".yaml")):
+            return self.nested(address, use, spec, names, scope, ports, place, slot)
         block_class = self.block_class(use, place)
         inputs = self.bound(block_class, ports, address, place)
         written, spans = self.options(block_class, spec, names)
@@ -843,7 +875,13 @@ class _Linker:
         return written, spans
 
     def configured(
-        self, block: type[Block], written: Mapping[str, Any], spans: Mapping[str, Span | None], span: Span | None, spec: Map, address: str
+        self,
+        block: type[Block],
+        written: Mapping[str, Any],
+        spans: Mapping[str, Span | None],
+        span: Span | None,
+        spec: Map,
+        address: str,
     ) -> Block:
         try:
             return block(**written)
@@ -866,7 +904,8 @@ class _Linker:
             if port not in known and not block.open_ports:
                 text = f"`{block.name}` has no input `{port}`{did_you_mean(port, known)}"
                 note = (f"inputs: {listing(known)}",) if known else ("it has no inputs",)
-                raise BlueprintError(Diagnostic("BP203", text, _place(given[port]) or span, notes=note, address=address))
+                place = _place(given[port]) or span
+                raise BlueprintError(Diagnostic("BP203", text, place, notes=note, address=address))
         missing = [p for p in block.required if given.get(p) is None]
         if missing:
             text = f"`{block.name}` needs the input `{missing[0]}`"
@@ -888,7 +927,7 @@ class _Linker:
         block: type[Block],
         span: Span | None,
     ) -> dict[str, Body | None]:
-        raw = spec[slot.name] if slot.name in spec else slot.default
+        raw = spec.get(slot.name, slot.default)
         place = span_of(spec, slot.name) or span
         if raw is None and slot.required:
             text = f"`{block.name}` needs a block in its slot `{slot.name}`"
@@ -927,7 +966,9 @@ class _Linker:
         given = self.offered(spec, names, inner, offers)
         return self.placed(address, without(spec, "from"), names, scope, given, span, slot, inner)
 
-    def opened(self, raw: Any, names: Names, scope: _Scope, span: Span | None) -> tuple[Any, Names, _Scope, Span | None]:
+    def opened(
+        self, raw: Any, names: Names, scope: _Scope, span: Span | None
+    ) -> tuple[Any, Names, _Scope, Span | None]:
         """What a parameter that holds a block stands for, and the names of the place where it was written."""
         while True:
             var = is_var(raw)
@@ -964,7 +1005,15 @@ class _Linker:
         return {**given, **asked}
 
     def nested(
-        self, address: str, use: str, spec: Map, names: Names, scope: _Scope, ports: Mapping[str, Input], span: Span | None, slot: str
+        self,
+        address: str,
+        use: str,
+        spec: Map,
+        names: Names,
+        scope: _Scope,
+        ports: Mapping[str, Input],
+        span: Span | None,
+        slot: str,
     ) -> Group:
         """A blueprint used as a block: its inputs are ports, its parameters are options."""
         inner = self.loaded(use, spec, names, scope, span)
@@ -988,9 +1037,7 @@ class _Linker:
             self.register(f"{address}.{name}", of=address)
         self.register(address, False)
         options = {k: v for k, v in spec.items() if k not in RESERVED}
-        checks = tuple(
-            (given[i.name], i, span) for i in self.inputs(inner) if isinstance(given.get(i.name), Ref)
-        )
+        checks = tuple((given[i.name], i, span) for i in self.inputs(inner) if isinstance(given.get(i.name), Ref))
         single = next(iter(result.values())) if len(result) == 1 else result
         return Group(address, "graph", members, single, span, use, options, slot, checks)  # type: ignore[arg-type]
 
@@ -1052,7 +1099,7 @@ class _Linker:
         return tuple(Ref(r.name, span) for c in copies if isinstance(r := scope.find(c), Ref))
 
     def no_value(self, name: str, scope: _Scope, span: Span | None) -> Diagnostic:
-        few = islice(scope.visible(), 400 if len(self.mistakes) < 20 else 0)  # a suggestion for each of 10,000 would take minutes
+        few = islice(scope.visible(), 400 if len(self.mistakes) < 20 else 0)  # each of 10,000 would take minutes
         names = list(dict.fromkeys(n for n, _ in few))
         head = name.lstrip(".").split(".")[0]
         if head in scope.later and head not in scope:
@@ -1065,7 +1112,8 @@ class _Linker:
         outward = f".{name}" if scope.outer and scope.outer.find_outward(name) is not _Missing else ""
         inner = [n for n in names if n.startswith(f"{head}.")]
         if head in scope and inner:
-            return Diagnostic("BP104", f"`{head}` has no value `{name[len(head) + 1:]}`", span, notes=(f"it has {listing(inner)}",))
+            text = f"`{head}` has no value `{name[len(head) + 1 :]}`"
+            return Diagnostic("BP104", text, span, notes=(f"it has {listing(inner)}",))
         help = (f"`{outward}` is outside this graph: a leading dot reaches it",) if outward else ()
         text = f"no value is named `{name}` here{did_you_mean(name, names) if not outward else ''}"
         scope.read |= {n.split(".")[0] for n in nearest(name, names)}
@@ -1082,7 +1130,8 @@ def _changed(spec: Any, edit: Edit) -> Any:
         return merge_specs(spec, edit.change)
     if edit.action == "wrap":
         return _wrapped(edit.change, without(spec, "from"), spec)
-    kept = {k: spec[k] for k in ("from", "for", "carry") if isinstance(spec, dict) and k in spec and k not in _keys(edit)}
+    wiring = [k for k in ("from", "for", "carry") if k not in _keys(edit)]
+    kept = {k: spec[k] for k in wiring if isinstance(spec, dict) and k in spec}
     change = Map(edit.change) if type(edit.change) is dict else edit.change
     change = change if isinstance(change, Map) else Map({"use": change})
     return blueprints.joined(Map(kept), change) if kept else change

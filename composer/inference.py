@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache, partial
 from typing import Any
 
 from pydantic import ValidationError
@@ -59,6 +60,8 @@ class Step:
 
 @dataclass(frozen=True)
 class ProgramInput:
+    """An input with its type, the number of its value, and the names of its axes."""
+
     name: str
     id: int
     type: Type
@@ -69,6 +72,8 @@ class ProgramInput:
 
 @dataclass(frozen=True)
 class ProgramOutput:
+    """An output: the numbers of its values, in dicts and lists as they are delivered."""
+
     name: str
     ids: Any
     training: bool
@@ -194,7 +199,8 @@ class _Inference:
             return (), ()
         self.rank = len(words)
         if spec.size and len(spec.size) != len(words):
-            text = f"`{spec.name}` has {len(words)} axes ({', '.join(words)}), its size has {len(spec.size)}: {list(spec.size)}"
+            said = f"its size has {len(spec.size)}: {list(spec.size)}"
+            text = f"`{spec.name}` has {len(words)} axes ({', '.join(words)}), {said}"
             self.mistakes.append(Diagnostic("BP502", text, spec.span))
             return tuple(Dim.symbol(w) for w in words), tuple(words)
         for word, number in zip(words, spec.size or (), strict=False):
@@ -251,7 +257,7 @@ class _Inference:
 
     def group(self, group: Group) -> Any:
         for ref, wanted, span in group.checks:
-            self.safely(None, lambda r=ref, w=wanted, s=span: self.check_port(r, w, s, group))
+            self.safely(None, partial(self.check_port, ref, wanted, span, group))
         if group.kind == "repeat":
             self.frames.append((group.address, {}))
         for member in group.members:
@@ -274,10 +280,10 @@ class _Inference:
 
     def check_port(self, ref: Ref, wanted: GraphInput, span: Span | None, group: Group) -> None:
         value = self.lookup(ref)
-        if isinstance(value, Value) and value.type is not UNKNOWN and wanted.channels is not None:
-            if value.type.channels != wanted.channels:
-                text = f"`{group.use}` takes {wanted.channels} channels as `{wanted.name}`, this has {value.type}"
-                raise BlueprintError(Diagnostic("BP301", text, span, address=group.address))
+        if not isinstance(value, Value) or value.type is UNKNOWN or wanted.channels in (None, value.type.channels):
+            return
+        text = f"`{group.use}` takes {wanted.channels} channels as `{wanted.name}`, this has {value.type}"
+        raise BlueprintError(Diagnostic("BP301", text, span, address=group.address))
 
     def lookup(self, ref: Input) -> Any:
         if ref is None:
@@ -293,8 +299,8 @@ class _Inference:
         if isinstance(owner, Value) and owner.type is UNKNOWN:
             return owner
         if isinstance(owner, (dict, list, tuple)):
-            have = listing(owner if isinstance(owner, dict) else range(len(owner)))
-            raise BlueprintError(Diagnostic("BP104", f"`{parent}` has no output `{last}`", ref.span, notes=(f"it has {have}",)))
+            notes = (f"it has {listing(owner if isinstance(owner, dict) else range(len(owner)))}",)
+            raise BlueprintError(Diagnostic("BP104", f"`{parent}` has no output `{last}`", ref.span, notes=notes))
         raise BlueprintError(Diagnostic("BP104", f"`{ref.name}` is not computed here", ref.span))
 
     def call(self, call: Call) -> Any:
@@ -350,7 +356,9 @@ class _Inference:
         """One leaf: its inputs in the layout it wants, its rule, its step."""
         given = {p: v for p, v in given.items() if v is not None}
         held: dict[str, Any] = {}
-        for port in sorted(given, key=[*block.required, *block.optional, *given].index):  # the first port leads the others
+        for port in sorted(
+            given, key=[*block.required, *block.optional, *given].index
+        ):  # the first port leads the others
             held[port] = self.arranged(scope, block, port, given[port], held)
         types = {p: [x.type for x in v] if isinstance(v, list) else v.type for p, v in held.items()}
         scope.holds(held)
@@ -386,7 +394,9 @@ class _Inference:
             if want == "any" and items:
                 items = [self.held_as(v, items[0].layout) for v in items]
             return items
-        if want == "any" and held and block.wanted_layout(next(iter(held))) == "any":  # else it is none of the first's kin
+        if (
+            want == "any" and held and block.wanted_layout(next(iter(held))) == "any"
+        ):  # else it is none of the first's kin
             first = next(_flat(held.values()), None)
             if first is not None and first.type.kind == value.type.kind:
                 return self.held_as(value, first.layout)
@@ -400,8 +410,8 @@ class _Inference:
             return value
         if want in ("map", "grid"):
             if kind == "tokens":
-                count = value.type.extra
-                text = f"`{scope.called(block)}` needs a map; this has {count} extra token{'s' * (count > 1)} in front: {value.type}"
+                extra = f"{value.type.extra} extra token{'s' * (value.type.extra > 1)}"
+                text = f"`{scope.called(block)}` needs a map; this has {extra} in front: {value.type}"
                 raise scope.refusal("BP303", text, "drop them first: `{use: tokens.drop}`")
             if kind != "map":
                 raise scope.refusal("BP302", f"`{scope.called(block)}` needs a map, this is {value.type}")
@@ -504,7 +514,7 @@ class _Inference:
                 ref = owner.inputs.get(at_port)
             if isinstance(ref, Ref) and "@" not in ref.name and at_port in owner.inputs:
                 found.append((owner, at_port))
-        unique = {(owner.address, port): (owner, port) for owner, port in found}  # a call holds mappings, so it has no hash
+        unique = {(owner.address, port): (owner, port) for owner, port in found}  # a call has no hash
         return sorted(unique.values(), key=lambda f: (f[1] == "x", f[1]))
 
     def tried(self, owner: Call, port: str, mistake: Diagnostic) -> Iterator[str]:
@@ -560,7 +570,8 @@ class _Scope:
 
     def report(self, code: str, message: str, *help: str) -> None:
         mistake = self.diagnostic(code, message, *help)
-        if not any(m.code == code and m.message == mistake.message and m.address == mistake.address for m in self.run.mistakes):
+        known = ((m.code, m.message, m.address) for m in self.run.mistakes)
+        if (code, message, mistake.address) not in known:
             self.run.mistakes.append(mistake)
 
     def refusal(self, code: str, message: str, *help: str) -> BlueprintError:
@@ -568,7 +579,8 @@ class _Scope:
 
     def diagnostic(self, code: str, message: str, *help: str) -> Diagnostic:
         """The message at the reference the user wrote, with the types on both sides and how they arose."""
-        span, others, label = self.call.span, (), ""
+        span, label = self.call.span, ""
+        others: tuple[Label, ...] = ()
         if code in ("BP301", "BP302", "BP303"):
             for owner, port in self.run.suspects(self.call):
                 ref = owner.inputs[port]
@@ -578,8 +590,8 @@ class _Scope:
                     break
         notes = [f"{p:<7} {v.type}   {_story(v.via)}".rstrip() for p, v in self.given.items() if isinstance(v, Value)]
         for port, value in self.given.items():
-            if isinstance(value, list):
-                notes += [f"{port}[{k}]   {v.type}   {_story(v.via)}" for k, v in enumerate(value) if isinstance(v, Value)]
+            items = enumerate(value) if isinstance(value, list) else ()
+            notes += [f"{port}[{k}]   {v.type}   {_story(v.via)}" for k, v in items if isinstance(v, Value)]
         notes = notes if code.startswith("BP3") else notes[:1]
         return Diagnostic(code, message, span, label or f"at {self.address}", others, tuple(notes), help, self.address)
 
@@ -623,7 +635,8 @@ class _Scope:
         if not isinstance(value, (tuple, list)):
             return (value,) * self.rank
         if len(value) != self.rank:
-            text = f"`{name}: {list(value)}` of `{self.call.use}` has {len(value)} numbers, the map has {self.rank} axes"
+            said = f"`{name}: {list(value)}` of `{self.call.use}`"
+            text = f"{said} has {len(value)} numbers, the map has {self.rank} axes"
             raise self.refusal("BP201", text)
         return tuple(value)
 
@@ -725,7 +738,7 @@ def _first_via(held: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _story(via: Sequence[str]) -> str:
     """`image -> stem -> stage.0`: how a value came about, in nodes the user wrote."""
-    names = []
+    names: list[str] = []
     for address in via:
         words = address.split("+")[0].split("@")[0].split(".")
         name = ".".join(words[:2]) if len(words) > 1 and words[1].isdigit() else words[0]
@@ -734,12 +747,14 @@ def _story(via: Sequence[str]) -> str:
     return " -> ".join(names[-5:])
 
 
+@lru_cache(maxsize=1024)
 def _possible(left: Size, right: Size) -> bool:
     """Whether two sizes can agree and be more than nothing, at any size of an input whose axes are alike."""
     names = symbols_of(left) | symbols_of(right)
     if len(names) > 1:
         return True
-    envs = (dict.fromkeys(names, n) for n in range(1, 4097))
+    tried = (*range(1, 513), *range(513, 4097, 7))  # every remainder of a stride is among them
+    envs = (dict.fromkeys(names, n) for n in tried)
     return any(at(left, env) == at(right, env) > 0 for env in envs)
 
 
@@ -757,7 +772,8 @@ def _rule_fault(call: Call, fault: Exception) -> Diagnostic:
         place = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
         trace = trace.tb_next
     text = f"the rule of `{call.use}` failed at `{call.address}`: {type(fault).__name__}: {fault}"
-    return Diagnostic("BP603", text, call.span, notes=(f"at {place}",), help=("tell the author of the block",), address=call.address)
+    help = ("tell the author of the block",)
+    return Diagnostic("BP603", text, call.span, notes=(f"at {place}",), help=help, address=call.address)
 
 
 __all__ = ["Program", "ProgramInput", "ProgramOutput", "Step", "Value", "infer", "infer_all", "product"]

@@ -7,8 +7,8 @@ An ordered list; for each parameter the first rule that names it wins:
       - {of: linear, weight: trunc_normal(0.02), bias: zeros}
       - {at: position, table: zeros}
 
-`at` is a glob over the address of the module that owns the parameter, `of` a kind of module; the other keys are names of
-parameters. What no rule names keeps PyTorch's default.
+`at` is a glob over the address of the module that owns the parameter, `of` a kind of module; the other keys are names
+of parameters. What no rule names keeps PyTorch's default.
 """
 
 from __future__ import annotations

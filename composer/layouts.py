@@ -91,7 +91,8 @@ class Unflattener:
 
     def __call__(self, x: Tensor, images: list[Tensor]) -> Tensor:
         env = {name: images[position].shape[axis] for position, axis, name in self.places}
-        return x.unflatten(1, [at(n, env) for n in self.grid])
+        sizes = [at(n, env) for n in self.grid]
+        return x.reshape(x.shape[0], *sizes, x.shape[-1])
 
 
 class Held(Block):

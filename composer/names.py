@@ -72,8 +72,7 @@ def _inside(span: Span | None, text: str, offset: int) -> Span | None:
     start = span.source.lines[span.line - 1].find(text, span.column - 1)
     if start < 0:
         return span
-    body = start + (2 if text.startswith("${") else 1)
-    return replace(span, column=min(body + offset, start + len(text) - 1) + 1)
+    return replace(span, column=start + min(offset, len(text) - 1) + 1)
 
 
 def is_var(value: Any) -> str | None:

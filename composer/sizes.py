@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from composer.diagnostics import Diagnostic, Span
@@ -57,7 +58,9 @@ def violations(constraints: Sequence[Constraint], env: Mapping[str, int], span: 
         "BP501",
         f"the size {' × '.join(str(n) for n in env.values())} is not valid: {said} does not fit",
         span,
-        notes=tuple(f"{c.address}: {c}, and is {at(c.size, env)}" if c.kind != "equal" else f"{c.address}: {c}" for c in bad[:4]),
+        notes=tuple(
+            f"{c.address}: {c}, and is {at(c.size, env)}" if c.kind != "equal" else f"{c.address}: {c}" for c in bad[:4]
+        ),
         help=tuple(_advice(constraints, env, axes)),
     )
 
@@ -113,7 +116,7 @@ def describe(constraints: Sequence[Constraint], axis: str, env: Mapping[str, int
     if len(sizes) == 1:
         return f"exactly {sizes[0]}"
     step = sizes[1] - sizes[0]
-    regular = all(b - a == step for a, b in zip(sizes, sizes[1:], strict=False)) and sizes[-1] + step > limit
+    regular = all(b - a == step for a, b in pairwise(sizes)) and sizes[-1] + step > limit
     if regular and sizes[0] % step == 0:
         return f"multiples of {step}" + (f", at least {sizes[0]}" if sizes[0] > step else "")
     if regular:

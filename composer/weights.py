@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from composer.diagnostics import BlueprintError, Diagnostic, did_you_mean, listing, nearest
+from composer.files import publish
 from composer.keymap import COUNTER, Mismatch, Plan, Shape, compile_rules, match
 
 _T = TypeVar("_T")
@@ -185,7 +186,7 @@ def save_file(
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         safetensors.torch.save_file(_separate(tensors), partial, None if metadata is None else dict(metadata))
-        os.replace(partial, path)
+        publish(partial, path)
     except (OSError, safetensors.SafetensorError) as error:
         raise _unwritable(path, str(error).splitlines()[0]) from error
     finally:

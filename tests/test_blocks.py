@@ -1,4 +1,4 @@
-"""Every shipped block: what it promises against what it does, in 2-D and 3-D, and its numbers against slow references."""
+"""Every shipped block: what it promises against what it does, and its numbers against slow references."""
 
 from __future__ import annotations
 
@@ -93,15 +93,18 @@ USES: dict[str, list[Use]] = {
     "tokens.take": [Use({}), Use({"index": 1}, TOKENS)],
     "position.learned": [Use({}), Use({"std": 0}, TOKENS), Use({"add": False})],
     "position.relative": [
-        Use({"use": "attention.window", "heads": 2, "window": w, "table": "full", "bias": {"use": "position.relative", "index": i, "clamped": c}})
+        Use({"use": "attention.window", "heads": 2, "window": w, "table": "full", "bias": {"use": "position.relative",
+            "index": i, "clamped": c}})
         for w, i, c in ((2, "exact", "rebuild"), (5, "exact", "cut"), (2, "nnformer", "rebuild"))
     ],
     "attention.multihead": [
         Use({"heads": 2}),
         Use({"heads": 2, "inner": 8, "qkv_bias": False, "out_bias": False, "scale": "width", "norm": "layer"}, TOKENS),
         Use({"heads": 4, "ratio": 2, "out": False, "bias": False, "scale": "none", "softmax": "queries"}),
-        Use({"heads": 1, "reduce": {"use": "pool.average"}, "from": {"x": "image", "context": "other", "context_position": "other"}}, TWO),
-        Use({"heads": 1, "pool": {"use": "pool.max"}, "from": {"x": "image", "position": "other", "value": "other"}}, TWO),
+        Use({"heads": 1, "reduce": {"use": "pool.average"}, "from": {"x": "image", "context": "other",
+            "context_position": "other"}}, TWO),
+        Use({"heads": 1, "pool": {"use": "pool.max"}, "from": {"x": "image", "position": "other", "value": "other"}},
+            TWO),
     ],
     "attention.window": [
         Use({"heads": 2, "window": 2}),
@@ -117,13 +120,15 @@ USES: dict[str, list[Use]] = {
             Use({"hidden": 6, "middle": {"use": "conv", "groups": "channels"}})],
     "block.transformer": [
         Use({"attention": ATTENTION, "mlp": "mlp", "drop_path": 0.1, "dropout": 0.1}),
-        Use({"order": "post", "attention": ATTENTION, "cross_attention": {**ATTENTION, "from": {"x": "x", "context": ".other"}}}, TWO),
-        Use({"attention": ATTENTION, "norm": "group.", "from": {"x": "image", "context": "other"}} | {"norm": "layer"}, TWO),
+        Use({"order": "post", "attention": ATTENTION, "cross_attention": {**ATTENTION, "from": {"x": "x",
+            "context": ".other"}}}, TWO),
+        Use({"attention": ATTENTION, "from": {"x": "image", "context": "other"}}, TWO),
         Use({"attention": ATTENTION}, TOKENS),
     ],
     "block.residual": [
         Use({"body": {"use": "conv"}, "act": "relu", "drop_path": 0.2}),
-        Use({"body": {"use": "conv", "out": 6, "stride": 2}, "shortcut": {"use": "conv", "kernel": 1, "stride": 2, "out": 6}}),
+        Use({"body": {"use": "conv", "out": 6, "stride": 2}, "shortcut": {"use": "conv", "kernel": 1, "stride": 2,
+            "out": 6}}),
     ],
     "decoder.stage": [
         Use({"upsample": {"use": "resize", "scale": 2}, "fuse": "concat", "block": {"use": "conv", "out": 3},
@@ -132,9 +137,12 @@ USES: dict[str, list[Use]] = {
     ],
     "fuse.concat": [Use({"from": BOTH}, TWO), Use({"order": "skip x", "from": ["image", "other", "image"]}, TWO),
                     *(Use({"fit": f, "from": BOTH}, {"other": {"use": "pad", "multiple": 3}}) for f in ("crop_skip",)),
-                    *(Use({"fit": f, "from": BOTH}, {"other": {"use": "conv", "padding": 0}}) for f in ("pad_skip", "crop_x"))],
-    "fuse.add": [Use({"from": BOTH}, TWO), Use({"fit": "pad_skip", "from": BOTH}, {"other": {"use": "conv", "padding": 0}})],
-    "fuse.multiply": [Use({"from": BOTH}, {"other": {"use": "conv", "out": 1}}), Use({"from": ["image", "other"]}, TWO)],
+                    *(Use({"fit": f, "from": BOTH}, {"other": {"use": "conv", "padding": 0}}) for f in ("pad_skip",
+                        "crop_x"))],
+    "fuse.add": [Use({"from": BOTH}, TWO), Use({"fit": "pad_skip", "from": BOTH}, {"other": {"use": "conv",
+        "padding": 0}})],
+    "fuse.multiply": [Use({"from": BOTH}, {"other": {"use": "conv", "out": 1}}), Use({"from": ["image", "other"]},
+        TWO)],
 }  # fmt: skip
 
 CASES = [
@@ -184,8 +192,38 @@ def promised(program: Program, batch: int) -> tuple[int, ...]:
 # --- declarations -----------------------------------------------------------------------------------------------------
 
 OBVIOUS = frozenset(
-    "out ratio kernel stride padding dilation groups bias norm act eps momentum affine rate dropout heads window dim patch"
-    " hidden layers count index factor scale size mode std slope drop_path".split()
+    [
+        "out",
+        "ratio",
+        "kernel",
+        "stride",
+        "padding",
+        "dilation",
+        "groups",
+        "bias",
+        "norm",
+        "act",
+        "eps",
+        "momentum",
+        "affine",
+        "rate",
+        "dropout",
+        "heads",
+        "window",
+        "dim",
+        "patch",
+        "hidden",
+        "layers",
+        "count",
+        "index",
+        "factor",
+        "scale",
+        "size",
+        "mode",
+        "std",
+        "slope",
+        "drop_path",
+    ]
 )
 """Options that say what they are by their name, as everybody in the field uses it."""
 
@@ -199,7 +237,9 @@ def test_docstrings_say_shapes_or_paper_and_every_option(name: str) -> None:
     whole = " ".join(inspect.getdoc(b) or "" for b in block.__mro__ if b.__module__.startswith("composer_blocks."))
     role = inspect.getdoc(sys.modules[block.__module__]) or ""
     for option, field in block.model_fields.items():
-        assert option in OBVIOUS or re.search(rf"\b{option}\b", whole) or field.description, f"{name}.{option} is explained nowhere"
+        assert option in OBVIOUS or re.search(rf"\b{option}\b", whole) or field.description, (
+            f"{name}.{option} is explained nowhere"
+        )
     assert len(text) > 3
     assert role.endswith(".")
 
@@ -245,13 +285,14 @@ def noise(*shape: int) -> Tensor:
 
 
 def slow_window_attention(
-    module: nn.Module, table: Tensor | None, x: Tensor, context: Tensor, window: list[int], shift: list[int], heads: int,
+    module: nn.Module, table: Tensor | None, x: Tensor, context: Tensor, window: list[int], shift: list[int],
+        heads: int,
     mask: float | None, roll_first: bool,
 ) -> Tensor:  # fmt: skip
     """Window attention of one sample (C, *grid), cell by cell: no rolling, no partitioning, no broadcasting.
 
-    A cell p of the (padded) grid stands at (p - shift) mod size after the shift; its window is that place over the window.
-    Two cells of a window see each other fully when neither or both went around the edge, on every axis.
+    A cell p of the (padded) grid stands at (p - shift) mod size after the shift; its window is that place over the
+    window. Two cells of a window see each other fully when neither or both went around the edge, on every axis.
     """
     grid = list(x.shape[1:])
     padded = [-(-n // w) * w for n, w in zip(grid, window, strict=True)]
@@ -341,7 +382,17 @@ def test_window_attention_equals_a_loop(case: str, tmp_path: Path) -> None:
     roll_first = options.get("pad_order") == "roll pad"
     with torch.no_grad():
         for k in range(2):
-            slow = slow_window_attention(network.node, table, x[k], context[k], list(window), list(shift), 2, options.get("mask", -100), roll_first)  # fmt: skip
+            slow = slow_window_attention(
+                network.node,
+                table,
+                x[k],
+                context[k],
+                list(window),
+                list(shift),
+                2,
+                options.get("mask", -100),
+                roll_first,
+            )
             close(ours[k], slow)
 
 
@@ -471,7 +522,9 @@ def test_fusions_fit_as_they_say() -> None:
     padded[:, :, :3, :3] = small
     assert torch.equal(joined("pad_skip", "fuse.add", x, small), x + padded)
     assert torch.equal(joined("crop_skip", "fuse.concat", x, large), torch.cat([x, large[:, :, 1:5, 1:6]], 1))
-    assert torch.equal(joined("crop_skip", "fuse.concat", x, large, order="skip x"), torch.cat([large[:, :, 1:5, 1:6], x], 1))
+    assert torch.equal(
+        joined("crop_skip", "fuse.concat", x, large, order="skip x"), torch.cat([large[:, :, 1:5, 1:6], x], 1)
+    )
     assert torch.equal(joined("crop_x", "fuse.multiply", x, small), x[:, :, :3, :3] * small)
     assert torch.equal(joined("none", "fuse.multiply", x, x[:, :1]), x * x[:, :1])
 
@@ -488,13 +541,16 @@ def test_a_skip_that_cannot_be_cut_is_refused(fit: str, wanted: str, tmp_path: P
 
 
 def test_values_meet_in_one_layout(tmp_path: Path) -> None:
-    """A sum of a map held channels first and one held channels last: shapes that agree by chance would hide a mistake."""
+    """A sum of a map held channels first and one held channels last: shapes that agree by chance would hide a
+    mistake."""
     before = {"far": {"use": "linear", "out": 4}, "near": {"use": "conv", "kernel": 1, "from": "image"}}
     x = noise(1, 4, 4, 4)
     for order in (["near", "far"], ["far", "near"]):
         network = network_of(tmp_path, {"use": "fuse.add", "from": order}, [4, 4], before=before)
         close(network(x), network.near(x) + network.far(x.movedim(1, -1)).movedim(-1, 1))
-        named = network_of(tmp_path, {"use": "fuse.add", "from": dict(zip(("skip", "x"), order, strict=True))}, [4, 4], before=before)
+        named = network_of(
+            tmp_path, {"use": "fuse.add", "from": dict(zip(("skip", "x"), order, strict=True))}, [4, 4], before=before
+        )
         close(named(x), named.near(x) + named.far(x.movedim(1, -1)).movedim(-1, 1))
     many = network_of(tmp_path, {"use": "fuse.concat", "from": ["far", "near", "image"]}, [4, 4], before=before)
     close(many(x), torch.cat([many.far(x.movedim(1, -1)).movedim(-1, 1), many.near(x), x], 1))
@@ -533,7 +589,9 @@ def test_attention_scales(scale: str, factor: float) -> None:
     from composer_blocks.modules.attention import Attend
 
     q, k, v = noise(1, 3, 4), noise(1, 5, 4) * 2, noise(1, 5, 4)
-    parts = [((q[..., p] @ k[..., p].transpose(1, 2)) * factor).softmax(-1) @ v[..., p] for p in (slice(0, 2), slice(2, 4))]
+    parts = [
+        ((q[..., p] @ k[..., p].transpose(1, 2)) * factor).softmax(-1) @ v[..., p] for p in (slice(0, 2), slice(2, 4))
+    ]
     close(Attend(2, scale, "keys", 0.0)(q, k, v), torch.cat(parts, -1))
 
 
@@ -543,7 +601,9 @@ def test_frozen_batch_norm_is_constant(tmp_path: Path) -> None:
     state = {k: torch.rand(4, dtype=torch.float64) for k in network.state_dict()}
     network.load_state_dict(state)
     x = noise(2, 4, 3, 4)
-    weight, bias, mean, var = (state[f"node.{k}"].view(1, 4, 1, 1) for k in ("weight", "bias", "running_mean", "running_var"))
+    weight, bias, mean, var = (
+        state[f"node.{k}"].view(1, 4, 1, 1) for k in ("weight", "bias", "running_mean", "running_var")
+    )
     wanted = (x - mean) / (var + 0.5).sqrt() * weight + bias
     close(network.train()(x), wanted)
     close(network.eval()(x), wanted)
@@ -620,7 +680,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "kernel": ({"use": "conv", "kernel": 9, "padding": 0}, "at least 9"),
     "axes": ({"use": "conv", "kernel": [3, 3, 3]}, "has 3 numbers, the map has 2 axes"),
     "pool padding": ({"use": "pool.max", "kernel": 3, "padding": 2}, "padding of 2 is more than half of the kernel 3"),
-    "output padding": ({"use": "conv", "transposed": True, "stride": 2, "padding": 0, "output_padding": 2}, "smaller than the stride"),
+    "output padding": ({"use": "conv", "transposed": True, "stride": 2, "padding": 0, "output_padding": 2},
+        "smaller than the stride"),
     "voxel": ({"use": "norm.instance", "from": "one"}, "more than one voxel"),
     "channels": ({"use": "repeat_channels", "to": 6}, "4 channels cannot be repeated to 6"),
     "extra tokens": ({"use": "tokens.drop"}, "has no 1 extra tokens to drop"),

@@ -1,5 +1,7 @@
 """Linking: names become blocks, slots are filled, loops unrolled, edits applied."""
 
+# ruff: noqa: E501 - blueprints and messages stand on one line each
+
 from __future__ import annotations
 
 import time
@@ -95,7 +97,7 @@ def test_an_inline_graph_names_its_outputs_and_can_be_replaced(typed: Any) -> No
       outputs: {fine: fine, deep: a}
     y: {use: fuse.concat, from: [context.fine, context.deep]}
     """
-    other = 'edit: [{at: context, replace: {graph: {b: {use: conv, from: fine, out: 2}}, outputs: {fine: b, deep: deep}}}]\n'
+    other = "edit: [{at: context, replace: {graph: {b: {use: conv, from: fine, out: 2}}, outputs: {fine: b, deep: deep}}}]\n"
     assert typed(nodes)["y"] == "(B, 10, H, W)"
     changed = typed(nodes, head=other)
     assert changed["y"] == "(B, 6, H, W)"
@@ -123,7 +125,13 @@ def test_for_zips_lists_of_numbers_references_and_null(typed: Any) -> None:
       fuse: add
     """
     types = typed(nodes)
-    assert [a for a in types if a.startswith("y")] == ["y.0.upsample", "y.0.fuse", "y.1.upsample", "y.2.upsample", "y.2.fuse"]
+    assert [a for a in types if a.startswith("y")] == [
+        "y.0.upsample",
+        "y.0.fuse",
+        "y.1.upsample",
+        "y.2.upsample",
+        "y.2.fuse",
+    ]
 
 
 def test_a_loop_may_refer_to_its_own_earlier_instances(typed: Any) -> None:
@@ -192,7 +200,9 @@ def test_state_belongs_to_the_nearest_repeat(program: Any) -> None:
 
 
 def test_unused_parts_own_weights_and_take_the_nodes_input_or_a_type(program: Any) -> None:
-    made = program("y: {use: conv, out: 2, unused: {old: {use: conv, out: 3}, seg: {use: conv, from: B 7 1 1, out: 1}}}")
+    made = program(
+        "y: {use: conv, out: 2, unused: {old: {use: conv, out: 3}, seg: {use: conv, from: B 7 1 1, out: 1}}}"
+    )
     dead = {s.address: (s.types["x"].channels, s.unused) for s in made.steps if s.unused}
     assert dead == {"y.old": (4, True), "y.seg": (7, True)}
 
@@ -280,7 +290,7 @@ def test_insert_after_in_line_and_aside(typed: Any) -> None:
 def test_remove_and_add(typed: Any) -> None:
     assert "a" not in edited(typed, "{at: a, remove: true}")
     types = edited(typed, "{add: {extra: {use: conv, from: image, out: 2}}}", "{y: y, extra: extra}")
-    assert list(types)[0] == "extra"
+    assert next(iter(types)) == "extra"
     assert types["a"] == "(B, 4, H, W)"  # what is added does not stand in line
 
 
@@ -300,7 +310,9 @@ def test_globs(tmp_path: Path, at: str, hit: list[str]) -> None:
 
 
 def test_edits_apply_in_order(typed: Any) -> None:
-    types = edited(typed, "{at: a, replace: {use: conv, out: 8}}, {at: a, set: {out: 6}}, {at: a, wrap: {graph: {k: $original}}}")
+    types = edited(
+        typed, "{at: a, replace: {use: conv, out: 8}}, {at: a, set: {out: 6}}, {at: a, wrap: {graph: {k: $original}}}"
+    )
     assert types["a.k"] == "(B, 6, H, W)"
 
 

@@ -293,7 +293,10 @@ def test_training_outputs_appear_only_in_training(write: Write) -> None:
 
 
 def test_a_dead_branch_does_not_run(write: Write) -> None:
-    text = PLAIN.replace("outputs: {y: head}", "  aside: {use: conv, out: 2, from: stem}\noutputs: {y: head, z: {from: aside, when: training}}")
+    text = PLAIN.replace(
+        "outputs: {y: head}",
+        "  aside: {use: conv, out: 2, from: stem}\noutputs: {y: head, z: {from: aside, when: training}}",
+    )
     network = write(text).build().eval()
     network.aside.register_forward_hook(lambda *_: pytest.fail("it runs"))
     assert set(network(torch.randn(1, 2, 8, 8))) == {"y"}

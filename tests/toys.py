@@ -322,4 +322,6 @@ def mistakes(work: Any) -> list[Diagnostic]:
 
 def said(found: list[Diagnostic]) -> list[str]:
     """`BP104 7:12 message`, one for each."""
-    return [f"{d.code} {d.span.line}:{d.span.column} {d.message}" if d.span else f"{d.code} - {d.message}" for d in found]
+    return [
+        f"{d.code} {d.span.line}:{d.span.column} {d.message}" if d.span else f"{d.code} - {d.message}" for d in found
+    ]

@@ -17,7 +17,7 @@ class Activation(Block):
     def infer(self, rule: Rule, x: Type) -> Type:
         return x
 
-    def build(self) -> Any:
+    def build(self, x: Type) -> Any:
         from torch import nn
 
         return getattr(nn, self.module)()
@@ -64,7 +64,7 @@ class LeakyReLU(Activation):
     name = "act.leaky_relu"
     slope: Number = 0.01
 
-    def build(self) -> Any:
+    def build(self, x: Type) -> Any:
         from torch import nn
 
         return nn.LeakyReLU(self.slope)

@@ -32,7 +32,11 @@ class Attend(Block):
     def infer(self, rule: Rule, q: Type, k: Type, v: Type, mask: Type | None = None) -> Type:
         check_heads(rule, q.channels, self.heads)
         rule.need(q.channels == k.channels, f"queries {q} and keys {k} differ in channels", "BP301")
-        rule.need(v.channels % self.heads == 0, f"{v.channels} channels of values do not split into {self.heads} heads", "BP401")
+        rule.need(
+            v.channels % self.heads == 0,
+            f"{v.channels} channels of values do not split into {self.heads} heads",
+            "BP401",
+        )
         rule.equal(k.length, v.length, f"keys {k} and values {v} differ in number")
         if mask is not None:
             rule.equal(k.length, mask.length, f"keys {k} and mask {mask} differ in number")
@@ -48,9 +52,9 @@ class Attend(Block):
 class MultiheadAttention(Block):
     """Multi-head attention (Vaswani et al., 2017, arXiv:1706.03762), of x to itself or to `context`.
 
-    `inner` (or `ratio` times the channels) is the width of queries, keys and values, `qkv_bias` their bias where it differs
-    from `bias`; without `out` there is no projection at the end, and `out_bias` is its bias. `scale` divides the scores by
-    the root of the width of a head, of all heads, or not; `softmax` runs over keys, or over queries.
+    `inner` (or `ratio` times the channels) is the width of queries, keys and values, `qkv_bias` their bias where it
+    differs from `bias`; without `out` there is no projection at the end, and `out_bias` is its bias. `scale` divides
+    the scores by the root of the width of a head, of all heads, or not; `softmax` runs over keys, or over queries.
     `position` and `context_position` are added to what queries and keys are made of, never to values. `value` takes the
     values from another map than the keys. Slots: `reduce` makes the sequence of keys and values shorter before their
     projection (SegFormer), `pool` after it (non-local block), `norm` stands at the end.
@@ -135,8 +139,8 @@ class WindowedAttention(Block):
 class WindowAttention(Block):
     """Attention within windows, shifted or not (Liu et al., 2021, arXiv:2103.14030), on a grid of any rank.
 
-    In order: zeros up to the window at the far side (`pad: high`), a cyclic shift, windows, attention with `bias` and the
-    shift's mask, and all the way back. Policies, each of some published code:
+    In order: zeros up to the window at the far side (`pad: high`), a cyclic shift, windows, attention with `bias` and
+    the shift's mask, and all the way back. Policies, each of some published code:
 
     shrink    what happens when the grid the network is built for is small. min: if its smallest side is not above the
               smallest window side, the window is that side on all axes and does not shift. axis: each axis by itself.
@@ -202,7 +206,9 @@ class WindowAttention(Block):
         for a, b in zip(x.grid, context.grid, strict=False):
             net.equal(a, b, f"query {x} and context {context} have different grids")
         if not self.project_query:
-            net.need(x.channels == context.channels, "a query that is not projected needs the width of the keys", "BP301")
+            net.need(
+                x.channels == context.channels, "a query that is not projected needs the width of the keys", "BP301"
+            )
 
     def _leaf(self, window: tuple[int, ...], shift: tuple[int, ...]) -> WindowedAttention:
         return WindowedAttention(

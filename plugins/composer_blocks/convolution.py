@@ -16,11 +16,11 @@ def width(channels: int, out: int | None, ratio: float | None) -> int:
 class Conv(Block):
     """A convolution with its normalization and activation: (B, C, *grid) -> (B, out, *grid / stride).
 
-    `padding: same` is dilation·(kernel - 1)/2; for a transposed one, what makes the map exactly `stride` times as large,
-    with an `output_padding` of 1 where that takes an odd number (unless one is given).
+    `padding: same` is dilation·(kernel - 1)/2; for a transposed one, what makes the map exactly `stride` times as
+    large, with an `output_padding` of 1 where that takes an odd number (unless one is given).
     `order` is that of the convolution, its norm and its act; `transposed` runs the convolution backwards, upsampling.
-    `standardize` normalizes each filter (Qiao et al., 2019, arXiv:1903.10520): `biased` with eps 1e-5 inside the root, or
-    `unbiased` with 1e-12 on the deviation.
+    `standardize` normalizes each filter (Qiao et al., 2019, arXiv:1903.10520): `biased` with eps 1e-5 inside the root,
+    or `unbiased` with 1e-12 on the deviation.
     """
 
     name = "conv"

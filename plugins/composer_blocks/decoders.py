@@ -10,8 +10,8 @@ from composer import Block, Scope, Slot, Value, slot
 class DecoderStage(Block):
     """One step up: upsample(x), fuse with the skip, block (the scheme of Ronneberger et al., 2015, arXiv:1505.04597).
 
-    `upsample` is offered x and skip; `fuse` x (upsampled), skip and deep (before upsampling); `block` also up (upsampled,
-    before fusion). Any further input is offered to all three. Without a skip nothing is fused.
+    `upsample` is offered x and skip; `fuse` x (upsampled), skip and deep (before upsampling); `block` also up
+    (upsampled, before fusion). Any further input is offered to all three. Without a skip nothing is fused.
     """
 
     name = "decoder.stage"

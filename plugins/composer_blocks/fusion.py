@@ -12,7 +12,8 @@ Fit = Literal["none", "pad_skip", "crop_skip", "crop_x"]
 class Fusion(Block):
     """What the fusions share: a list of values, or `x` and `skip`, whose grids agree or are made to.
 
-    `fit: pad_skip` pads the skip with zeros at the far side, `crop_skip` cuts its centre, `crop_x` cuts the far side of x.
+    `fit: pad_skip` pads the skip with zeros at the far side, `crop_skip` cuts its centre, `crop_x` cuts the far side
+    of x.
     """
 
     lists: ClassVar[bool] = True
@@ -75,7 +76,9 @@ class Sum(Fusion):
     def infer(self, rule: Rule, x: Any, skip: Type | None = None) -> Type:
         items = self.joined(rule, x, skip)
         widths = list(dict.fromkeys(t.channels for t in items))
-        rule.need(len(widths) == 1, f"`fuse.add` cannot add different channels: {' and '.join(map(str, widths))}", "BP301")
+        rule.need(
+            len(widths) == 1, f"`fuse.add` cannot add different channels: {' and '.join(map(str, widths))}", "BP301"
+        )
         return self.result(items, items[0].channels)
 
     def build(self) -> Any:

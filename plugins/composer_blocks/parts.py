@@ -47,7 +47,9 @@ class Convolution(Block):
         grid = []
         for n, (k, s, p, d, o) in axes:
             size = (n - 1) * s + (d * (k - 1) + 1 + o - 2 * p)
-            rule.need(o < max(s, d), f"output padding {o} must be smaller than the stride {s} or the dilation {d}", "BP401")
+            rule.need(
+                o < max(s, d), f"output padding {o} must be smaller than the stride {s} or the dilation {d}", "BP401"
+            )
             if isinstance(size, int) or d * (k - 1) + 1 + o - 2 * p < 1:
                 rule.at_least(size, 1, f"transposed kernel {k}")
             grid.append(size)

@@ -35,7 +35,10 @@ class Pool(Block):
         return self.kernel if self.stride == "kernel" else self.stride
 
     def infer(self, rule: Rule, x: Type) -> Type:
-        axes = (rule.per_axis(v, n) for v, n in ((self.kernel, "kernel"), (self._steps(), "stride"), (self.padding, "padding")))
+        axes = (
+            rule.per_axis(v, n)
+            for v, n in ((self.kernel, "kernel"), (self._steps(), "stride"), (self.padding, "padding"))
+        )
         grid = []
         for n, (k, s, p) in zip(x.grid, zip(*axes, strict=True), strict=True):
             rule.need(2 * p <= k, f"a padding of {p} is more than half of the kernel {k}", "BP401")
@@ -101,7 +104,9 @@ class Resize(Block):
 
     def infer(self, rule: Rule, x: Type, like: Type | None = None) -> Type:
         given = [n for n, v in (("like", like), ("scale", self.scale), ("size", self.size)) if v is not None]
-        rule.need(len(given) == 1, f"`resize` needs one of scale, size and the input `like`, not {given or 'none'}", "BP202")
+        rule.need(
+            len(given) == 1, f"`resize` needs one of scale, size and the input `like`, not {given or 'none'}", "BP202"
+        )
         if like is not None:
             return x.with_(grid=like.grid)
         if self.size is not None:
@@ -171,7 +176,8 @@ class Gather(Block):
 
 
 class Merge(Block):
-    """Patch merging (Liu et al., 2021, arXiv:2103.14030): 2^rank neighbours become one token of `ratio` times the width.
+    """Patch merging (Liu et al., 2021, arXiv:2103.14030): 2^rank neighbours become one token of `ratio` times the
+    width.
 
     `order: column` takes the neighbours with the first axis running fastest, as Swin does, `row` with the last.
     `odd: pad` pads an odd side by one row of zeros, `refuse` asks for even sides.

@@ -20,7 +20,7 @@ class Attend(nn.Module):
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
         scale = {"head": (q.shape[-1] // self.heads) ** -0.5, "width": q.shape[-1] ** -0.5, "none": 1.0}[self.scale]
-        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))
+        q, k, v = (torch.unflatten(t, -1, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))
         seen = None if mask is None else mask.squeeze(-1)[:, None, None].bool()
         dropout = self.dropout if self.training else 0.0
         if self.softmax == "keys":
@@ -114,7 +114,7 @@ class WindowAttention(Derived):
         return _corner(y, grid) if self.pad and self.pad_first else y
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, scores: Tensor | None) -> Tensor:
-        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(-3, -2) for t in (q, k, v))
+        q, k, v = (torch.unflatten(t, -1, (self.heads, -1)).transpose(-3, -2) for t in (q, k, v))
         a = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
         if scores is not None:
             a = a + scores
@@ -130,7 +130,7 @@ class WindowAttention(Derived):
         return mask if bias is None else bias + mask
 
     def _mask(self, padded: Any, device: Any) -> Tensor:
-        """`mask` where two cells of a window come from different sides of the shift, 0 elsewhere: (windows, 1, n, n)."""
+        """`mask` where two cells of a window come from different sides of the shift, else 0: (windows, 1, n, n)."""
         regions = torch.zeros(1, *padded, 1, device=device)
         for axis, (n, w, s) in enumerate(zip(padded, self.window, self.shift, strict=True)):
             at = torch.arange(n, device=device)
@@ -140,7 +140,7 @@ class WindowAttention(Derived):
         rank = len(padded)
         ids = regions.reshape(*parts).permute(*range(0, 2 * rank, 2), *range(1, 2 * rank, 2))
         ids = ids.flatten(0, rank - 1).flatten(1)
-        return (ids[:, :, None] != ids[:, None]).float()[:, None] * self.mask
+        return (ids[:, :, None] != ids[:, None]).float()[:, None] * (self.mask or 0)
 
     def extra_repr(self) -> str:
         return f"window={self.window}, shift={self.shift}, heads={self.heads}, pad={self.pad}, mask={self.mask}"

@@ -13,7 +13,8 @@ class Derived(nn.Module):
     """A module whose non-persistent buffers are computed from its options.
 
     `to_empty`, the way to fill a network made on `meta`, leaves every buffer with whatever was in memory, and loading
-    weights does not restore those that are not in the `state_dict`. So they are computed again whenever the module moves.
+    weights does not restore those that are not in the `state_dict`. So they are computed again whenever the module
+    moves.
     """
 
     def derived(self) -> Mapping[str, Tensor]:
@@ -26,7 +27,7 @@ class Derived(nn.Module):
             self.register_buffer(name, value.to(torch.get_default_device()), persistent=False)
 
     def _apply(self, fn: Callable[[Any], Any], recurse: bool = True) -> Any:
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         with torch.no_grad():
             for name, value in self.derived().items():
                 self.get_buffer(name).copy_(value)

@@ -19,6 +19,11 @@ def batch_norm(rank: int, channels: int, eps: float, momentum: float, affine: bo
 class FrozenBatchNorm(nn.Module):
     """y = (x - mean) / sqrt(var + eps) · weight + bias with all four constant buffers; x (B, C, *grid)."""
 
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
     def __init__(self, channels: int, eps: float):
         super().__init__()
         self.eps = eps
@@ -27,5 +32,5 @@ class FrozenBatchNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         shape = (1, -1) + (1,) * (x.dim() - 2)
-        scale = self.weight * (self.running_var + self.eps).rsqrt()
+        scale = self.weight * torch.rsqrt(self.running_var + self.eps)
         return x * scale.view(shape) + (self.bias - self.running_mean * scale).view(shape)

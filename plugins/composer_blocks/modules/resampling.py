@@ -38,7 +38,7 @@ class Resize(nn.Module):
         if like is not None:
             size = list(like.shape[2:])
         else:
-            size = list(self.size) if self.size else [n * s for n, s in zip(grid, self.scale, strict=True)]
+            size = list(self.size) or [n * s for n, s in zip(grid, self.scale, strict=True)]
         return functional.interpolate(x, size=size, mode=self.mode, align_corners=self.align_corners)
 
     def extra_repr(self) -> str:
@@ -91,12 +91,12 @@ class Spread(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         grid, f, r = x.shape[1:-1], self.factor, self.rank
-        x = x.unflatten(-1, [f] * r + [-1])
+        x = torch.unflatten(x, -1, [f] * r + [-1])
         x = x.permute(0, *(a for k in range(r) for a in (1 + k, 1 + r + k)), 1 + 2 * r)
         return x.reshape(x.shape[0], *(n * f for n in grid), x.shape[-1])
 
 
-def _per_axis(value: Any, rank: int) -> tuple[int, ...] | None:
+def _per_axis(value: Any, rank: int) -> tuple[int, ...]:
     if value is None:
-        return None
+        return ()
     return tuple(value) if isinstance(value, (tuple, list)) else (value,) * rank
