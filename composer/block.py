@@ -217,7 +217,9 @@ def _declare(cls: type[Block]) -> None:
     cls.slots = dict(_slots(cls))
     clash = RESERVED & set(cls.model_fields)
     if clash:
-        raise DeclarationError(f"block `{cls.name}`: `{min(clash)}` is a word of the language, not a name for an option")
+        raise DeclarationError(
+            f"block `{cls.name}`: `{min(clash)}` is a word of the language, not a name for an option"
+        )
     compose = cls.__dict__.get("compose") or getattr(cls, "compose", None)
     if cls.shape and compose is None:
         cls.signature = notation.parse(cls.shape)

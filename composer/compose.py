@@ -113,10 +113,20 @@ def _shape_mistakes(program: Program, name: str, shape: Iterable[int]) -> list[D
     spec = next((i for i in program.inputs if i.name == name), None)
     shape = tuple(shape)
     if spec is None:
-        return [Diagnostic("BP503", f"there is no input `{name}`; there are {', '.join(i.name for i in program.inputs)}")]
+        return [
+            Diagnostic("BP503", f"there is no input `{name}`; there are {', '.join(i.name for i in program.inputs)}")
+        ]
     if len(shape) != len(spec.type.grid) + 2:
-        return [Diagnostic("BP502", f"`{name}` of shape {shape} has {len(shape)} axes; the network takes {spec.type}", spec.span)]
+        return [
+            Diagnostic(
+                "BP502", f"`{name}` of shape {shape} has {len(shape)} axes; the network takes {spec.type}", spec.span
+            )
+        ]
     if shape[1] != spec.type.channels:
-        return [Diagnostic("BP504", f"`{name}` of shape {shape} has {shape[1]} channels; the network takes {spec.type}", spec.span)]
+        return [
+            Diagnostic(
+                "BP504", f"`{name}` of shape {shape} has {shape[1]} channels; the network takes {spec.type}", spec.span
+            )
+        ]
     env = dict(zip(spec.axes, shape[2:], strict=False))
     return [replace(m, span=spec.span) for m in sizes.violations(program.constraints, env, spec.span)]

@@ -34,6 +34,7 @@ ROWS_BY_DEFAULT: Final = 40
 
 # What a description says
 
+
 def human(count: int) -> str:
     """Three digits and a unit: 27.2 M."""
     for limit, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
@@ -101,6 +102,7 @@ def _options(nodes: Sequence[Node]) -> str:
 
 
 # The tree
+
 
 @dataclass(frozen=True)
 class View:
@@ -243,8 +245,23 @@ def _rows(views: Sequence[View], depth: int, guide: str = "") -> Iterator[tuple[
 
 
 COLUMNS: Final = ("node", "block", "options", "output", "params")
-ASCII: Final = str.maketrans({"├": "|", "└": "`", "─": "-", "│": "|", "×": "x", "…": "~", "·": "*", "←": "<", "→": ">",
-                              "–": "-", "≈": "~", "⌈": "(", "⌉": ")"})
+ASCII: Final = str.maketrans(
+    {
+        "├": "|",
+        "└": "`",
+        "─": "-",
+        "│": "|",
+        "×": "x",
+        "…": "~",
+        "·": "*",
+        "←": "<",
+        "→": ">",
+        "–": "-",
+        "≈": "~",
+        "⌈": "(",
+        "⌉": ")",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -369,6 +386,7 @@ def _footer(description: Description) -> Iterator[Text]:
 
 # Types, as a figure shows them
 
+
 @dataclass(frozen=True)
 class Shape:
     """What a figure says about a type: channels, the grid's axes, and how many input pixels a step of it spans."""
@@ -467,12 +485,31 @@ ROLES: Final = {
 """Role: its name, the fill and the line of its boxes (tints and shades of Okabe and Ito's colours)."""
 
 ROLE_OF_NAMESPACE: Final = {
-    "tokenizer": "tokens", "tokens": "tokens", "repeat_channels": "tokens", "memory": "tokens",
-    "position": "position", "attention": "attention", "encoder": "attention",
-    "conv": "convolution", "residual": "convolution", "resnet": "convolution", "mlp": "head", "linear": "head",
-    "norm": "norm", "act": "norm", "dropout": "norm",
-    "pool": "resample", "down": "resample", "up": "resample", "resize": "resample", "pad": "resample",
-    "scales": "resample", "decoder": "decoder", "fuse": "decoder", "gate": "decoder", "head": "head",
+    "tokenizer": "tokens",
+    "tokens": "tokens",
+    "repeat_channels": "tokens",
+    "memory": "tokens",
+    "position": "position",
+    "attention": "attention",
+    "encoder": "attention",
+    "conv": "convolution",
+    "residual": "convolution",
+    "resnet": "convolution",
+    "mlp": "head",
+    "linear": "head",
+    "norm": "norm",
+    "act": "norm",
+    "dropout": "norm",
+    "pool": "resample",
+    "down": "resample",
+    "up": "resample",
+    "resize": "resample",
+    "pad": "resample",
+    "scales": "resample",
+    "decoder": "decoder",
+    "fuse": "decoder",
+    "gate": "decoder",
+    "head": "head",
 }
 ROLE_OF_BLOCK: Final = {"block.transformer": "attention", "block.residual": "convolution"}
 HEADS: Final = frozenset({"convolution", "other"})
@@ -509,8 +546,16 @@ def _boxes(description: Description) -> list[Box]:
         name = str(given["name"])
         first = next((i for i, box in enumerate(boxes) if name in box.sources), 0)
         boxes.insert(first, Box(name, name, _shape(str(given.get("type", ""))), "input", names=frozenset({name})))
-    ends = [Box(f"output {o['name']}", str(o["name"]), _shape(str(o.get("type", ""))), "output",
-                sources=(str(o.get("from", "")),)) for o in outputs]
+    ends = [
+        Box(
+            f"output {o['name']}",
+            str(o["name"]),
+            _shape(str(o.get("type", ""))),
+            "output",
+            sources=(str(o.get("from", "")),),
+        )
+        for o in outputs
+    ]
     return boxes + ends
 
 
@@ -520,8 +565,10 @@ def _node_boxes(node: Node) -> list[Box]:
         return [_box(node, str(node.get("name", "")))]
     boxes = [_box(child, _child_name(child, node)) for child in _children(node)]
     sources = tuple(address for _, address in _sources(node))
-    boxes = [box if box.sources else replace(box, sources=before) for box, before in
-             zip(boxes, [sources, *((box.address,) for box in boxes)], strict=False)]
+    boxes = [
+        box if box.sources else replace(box, sources=before)
+        for box, before in zip(boxes, [sources, *((box.address,) for box in boxes)], strict=False)
+    ]
     boxes[-1] = replace(boxes[-1], names=boxes[-1].names | {str(node.get("address", ""))})
     return boxes
 
@@ -529,8 +576,15 @@ def _node_boxes(node: Node) -> list[Box]:
 def _box(node: Node, title: str) -> Box:
     address, copies = str(node.get("address", "")), _copies(node)
     return Box(
-        address, title, _shape(_first_type(node)), "node", _role(node), _subtitle(node), copies,
-        tuple(dict.fromkeys(source for _, source in _sources(node))), _ends(node) | {address},
+        address,
+        title,
+        _shape(_first_type(node)),
+        "node",
+        _role(node),
+        _subtitle(node),
+        copies,
+        tuple(dict.fromkeys(source for _, source in _sources(node))),
+        _ends(node) | {address},
     )
 
 
@@ -580,6 +634,7 @@ def _short(text: str, letters: int) -> str:
 
 
 # Edges: who reads whom, and which of it is a skip
+
 
 @dataclass(frozen=True)
 class Edge:
@@ -734,6 +789,7 @@ def _lines_of_boxes(boxes: Sequence[Box], sizes: Sequence[tuple[float, float]]) 
 
 # Lines between boxes
 
+
 @dataclass(frozen=True)
 class Track:
     """A horizontal stretch of one line in the gap above a row; it gets a lane of its own there."""
@@ -836,8 +892,10 @@ class Routes:
 
     def _corridor(self, rows: range, start: float, end: float) -> float:
         """The nearest x at which all these rows are free; far enough to the side there always is one."""
-        taken = sorted([(item.left - 9, item.right + 9) for row in rows for item in self.rows.get(row, [])]
-                       + [(x - 5, x + 5) for x in self.verticals])
+        taken = sorted(
+            [(item.left - 9, item.right + 9) for row in rows for item in self.rows.get(row, [])]
+            + [(x - 5, x + 5) for x in self.verticals]
+        )
         edges = [x for left, right in _merged(taken) for x in (left, right)] or [end]
         chosen = min(edges, key=lambda x: (abs(x - start) + abs(x - end), x))
         self.verticals.append(chosen)
@@ -847,7 +905,8 @@ class Routes:
         """Whether nothing stands in a row between two places."""
         return start <= end and not any(
             item.left - 4 < end and start < item.right + 4
-            for item in self.rows.get(row, []) if start != item.right and end != item.left
+            for item in self.rows.get(row, [])
+            if start != item.right and end != item.left
         )
 
 
@@ -911,6 +970,7 @@ def _heights(items: Sequence[Item], lines: Sequence[Sequence[Stop]], y: float) -
 
 
 # Details: what is inside of the blocks
+
 
 @dataclass(frozen=True)
 class Panel:
@@ -1018,29 +1078,49 @@ class Canvas:
         """The figure has to reach these x."""
         self.left, self.right = min(self.left, *xs), max(self.right, *xs)
 
-    def write(self, text: str, x: float, y: float, size: float, *, kind: str = "ink", anchor: str = "middle",
-              style: str = "", more: str = "") -> None:
+    def write(
+        self,
+        text: str,
+        x: float,
+        y: float,
+        size: float,
+        *,
+        kind: str = "ink",
+        anchor: str = "middle",
+        style: str = "",
+        more: str = "",
+    ) -> None:
         """A line of text, `y` is its baseline; `more` follows it in a lighter colour."""
         width = _text_width(f"{text}   {more}", size) if more else _text_width(text, size)
         start = x - {"middle": width / 2, "start": 0.0, "end": width}[anchor]
         self.reach(start, start + width)
         soft = f'<tspan dx="7" fill="{self.colors["soft"]}">{_escaped(more)}</tspan>' if more else ""
-        self.shapes.append(f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size:g}" fill="{self.colors[kind]}"'
-                           f' text-anchor="{anchor}"{style}>{_escaped(text)}{soft}</text>')
+        self.shapes.append(
+            f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size:g}" fill="{self.colors[kind]}"'
+            f' text-anchor="{anchor}"{style}>{_escaped(text)}{soft}</text>'
+        )
 
     def box(self, x: float, y: float, width: float, height: float, role: str, extra: str) -> None:
         """A rectangle in the colours of a role; `extra` ends the tag."""
         fill, line = ("#ffffff", "#333333") if self.is_gray else ROLES[role][1:]
-        self.shapes.append(f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" rx="5"'
-                           f' fill="{fill}" stroke="{line}" stroke-width="1.1" {extra}')
+        self.shapes.append(
+            f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" rx="5"'
+            f' fill="{fill}" stroke="{line}" stroke-width="1.1" {extra}'
+        )
 
     def node(self, item: Item, middle: float) -> None:
         """The box, cards behind it and a badge for copies, its texts, and its type below."""
         box, top = item.box, middle - item.height / 2
         for offset in (item.stack, item.stack / 2) if item.stack else ():
             self.box(item.left + offset, top - offset, item.width, item.height, box.role, 'class="card"/>')
-        self.box(item.left, top, item.width, item.height, box.role,
-                 f'class="node" data-address="{_escaped(box.address)}"><title>{_escaped(box.address)}</title></rect>')
+        self.box(
+            item.left,
+            top,
+            item.width,
+            item.height,
+            box.role,
+            f'class="node" data-address="{_escaped(box.address)}"><title>{_escaped(box.address)}</title></rect>',
+        )
         self.reach(item.left, item.right)
         title = _short(box.title, 30)
         shift = -6.0 if box.copies > 1 else 0.0
@@ -1053,10 +1133,14 @@ class Canvas:
     def badge(self, text: str, right: float, middle: float) -> None:
         """A count on the upper right corner of a box."""
         width = _text_width(text, 8.5) + 8
-        self.shapes.append(f'<rect x="{right - width:.1f}" y="{middle - 7:.1f}" width="{width:.1f}" height="14" rx="7"'
-                           f' fill="{self.colors["line"]}" class="badge"/>')
-        self.shapes.append(f'<text x="{right - width / 2:.1f}" y="{middle + 3:.1f}" font-size="8.5" fill="#ffffff"'
-                           f' text-anchor="middle" font-weight="bold">{text}</text>')
+        self.shapes.append(
+            f'<rect x="{right - width:.1f}" y="{middle - 7:.1f}" width="{width:.1f}" height="14" rx="7"'
+            f' fill="{self.colors["line"]}" class="badge"/>'
+        )
+        self.shapes.append(
+            f'<text x="{right - width / 2:.1f}" y="{middle + 3:.1f}" font-size="8.5" fill="#ffffff"'
+            f' text-anchor="middle" font-weight="bold">{text}</text>'
+        )
 
     def end(self, item: Item, middle: float) -> None:
         """An input or output: only its name and type."""
@@ -1069,8 +1153,10 @@ class Canvas:
         kind = "skip" if edge.is_skip else "line"
         self.reach(*(x for x, _ in points))
         names = f'data-from="{_escaped(boxes[edge.source].address)}" data-to="{_escaped(boxes[edge.target].address)}"'
-        self.shapes.append(f'<path d="{_rounded(points)}" fill="none" stroke="{self.colors[kind]}" class="edge {kind}"'
-                           f' stroke-width="1.3" {names} marker-end="url(#{kind})"/>')
+        self.shapes.append(
+            f'<path d="{_rounded(points)}" fill="none" stroke="{self.colors[kind]}" class="edge {kind}"'
+            f' stroke-width="1.3" {names} marker-end="url(#{kind})"/>'
+        )
 
     def panels(self, panels: Sequence[Panel], left: float, y: float, width: float) -> float:
         """Details below the figure, side by side while there is room; gives where they end."""
@@ -1084,8 +1170,10 @@ class Canvas:
 
     def panel(self, panel: Panel, x: float, y: float) -> None:
         """A block's name, and a line for each of its slots."""
-        self.shapes.append(f'<rect x="{x:.1f}" y="{y:.1f}" width="{panel.width:.1f}" height="{panel.height:.1f}" rx="5"'
-                           f' fill="{self.colors["panel"]}" stroke="#c6c6c6" class="panel"/>')
+        self.shapes.append(
+            f'<rect x="{x:.1f}" y="{y:.1f}" width="{panel.width:.1f}" height="{panel.height:.1f}" rx="5"'
+            f' fill="{self.colors["panel"]}" stroke="#c6c6c6" class="panel"/>'
+        )
         self.reach(x, x + panel.width)
         self.write(panel.title, x + 10, y + 17, 10.5, anchor="start", style=BOLD)
         for number, (slot, block, options, role) in enumerate(panel.lines):
@@ -1111,8 +1199,10 @@ class Canvas:
         """The sample before a word of the legend."""
         if role != "skip":
             return self.box(x, y, 14, 11, role, 'class="key"/>')
-        self.shapes.append(f'<path d="M{x:.1f} {y + 6:.1f}H{x + 16:.1f}" stroke="{self.colors["skip"]}"'
-                           ' stroke-width="1.5" class="key"/>')
+        self.shapes.append(
+            f'<path d="M{x:.1f} {y + 6:.1f}H{x + 16:.1f}" stroke="{self.colors["skip"]}"'
+            ' stroke-width="1.5" class="key"/>'
+        )
 
     def title(self, description: Description, left: float, y: float) -> None:
         """Name, summary and size of the network."""
@@ -1139,8 +1229,10 @@ BOLD: Final = ' font-weight="bold"'
 
 
 def _arrow_head(kind: str, color: str) -> str:
-    return (f'<marker id="{kind}" viewBox="0 0 8 8" refX="7.5" refY="4" markerWidth="7" markerHeight="7" orient="auto"'
-            f' markerUnits="userSpaceOnUse"><path d="M0 0.8L8 4L0 7.2Z" fill="{color}"/></marker>')
+    return (
+        f'<marker id="{kind}" viewBox="0 0 8 8" refX="7.5" refY="4" markerWidth="7" markerHeight="7" orient="auto"'
+        f' markerUnits="userSpaceOnUse"><path d="M0 0.8L8 4L0 7.2Z" fill="{color}"/></marker>'
+    )
 
 
 def _rounded(points: Sequence[tuple[float, float]], radius: float = 5.0) -> str:

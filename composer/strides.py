@@ -29,7 +29,12 @@ def multiples(constraints: Iterable[Constraint]) -> dict[str, int]:
 def _more(constraint: Constraint, name: str, known: int) -> int:
     """The factor that a constraint adds to what is known of an axis."""
     size = scaled(constraint.size, {name: known})
-    if constraint.kind == "multiple" and isinstance(size, Dim) and _is_linear(size) and size.constant % constraint.number == 0:
+    if (
+        constraint.kind == "multiple"
+        and isinstance(size, Dim)
+        and _is_linear(size)
+        and size.constant % constraint.number == 0
+    ):
         return constraint.number // gcd(size.terms[0][1], constraint.number)
     if constraint.kind == "equal" and isinstance(size, Dim):
         factor = lcm(1, *(a.by for m, _ in size.terms for a in m if isinstance(a, Floor)))

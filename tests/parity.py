@@ -106,7 +106,9 @@ def compare_gradients(model: str) -> None:
     for key, norm in data["grad_norm"].items():
         parts = [gradients[a] for a in moves[key].addresses if gradients[a] is not None]
         total = torch.cat([g.flatten() for g in parts]).norm().item() if parts else 0.0
-        torch.testing.assert_close(total, norm, rtol=tolerance["grad_norm_rtol"], atol=1e-6, msg=f"{key}: {total} {norm}")
+        torch.testing.assert_close(
+            total, norm, rtol=tolerance["grad_norm_rtol"], atol=1e-6, msg=f"{key}: {total} {norm}"
+        )
 
 
 def cases() -> list[tuple[str, str]]:

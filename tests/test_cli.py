@@ -161,7 +161,9 @@ def test_a_plugin_file_on_the_command_line(tmp_path: Path, capsys: pytest.Captur
     assert "ZeroDivisionError" in said(capsys)[1]
 
 
-def test_run_in_2d_writes_labels_and_a_picture(tiny: Path, image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_in_2d_writes_labels_and_a_picture(
+    tiny: Path, image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "out.nii.gz"
     assert run(["run", str(tiny), str(image), "-o", str(out)]) == 0
     text = said(capsys)[0]
@@ -178,12 +180,25 @@ def test_run_in_3d_with_weights_equals_the_network(tiny: Path, image: Path, tmp_
     weights = tmp_path / "w.safetensors"
     save_file(network.state_dict(), weights)
     out = tmp_path / "out.nii.gz"
-    words = ["run", str(tiny), str(image), "size=[8,8,8]", "-o", str(out), "--weights", str(weights), "--normalize", "none"]
+    words = [
+        "run",
+        str(tiny),
+        str(image),
+        "size=[8,8,8]",
+        "-o",
+        str(out),
+        "--weights",
+        str(weights),
+        "--normalize",
+        "none",
+    ]
     assert run(words) == 0
     assert set(np.unique(nibabel.load(out).dataobj)) <= {0, 1, 2}
 
 
-def test_run_refuses_wrong_weights_and_writes_nothing(tiny: Path, image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_run_refuses_wrong_weights_and_writes_nothing(
+    tiny: Path, image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     weights = tmp_path / "w.safetensors"
     save_file({"stem.weight": torch.zeros(4, 1, 3, 3), "stme.bias": torch.zeros(4)}, weights)
     out = tmp_path / "out.nii.gz"
@@ -207,7 +222,9 @@ def test_weights_convert(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         k.replace("blocks.0.mlp", "vit.encoder.layer.0.mlp"): v for k, v in state.items()
     }  # not the official names: everything is missing
     torch.save(official, tmp_path / "wrong.pth")
-    assert run(["weights", "convert", str(tmp_path / "wrong.pth"), *words, "--to", "vit", "--from", "transformers"]) == 1
+    assert (
+        run(["weights", "convert", str(tmp_path / "wrong.pth"), *words, "--to", "vit", "--from", "transformers"]) == 1
+    )
     out, err = said(capsys)
     assert "missing" in out
     assert "nothing was written" in err
@@ -223,7 +240,9 @@ def test_usage_is_exit_status_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert run([]) in (0, 2)
 
 
-def test_an_internal_error_asks_for_a_report(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_internal_error_asks_for_a_report(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     from composer.cli import checking
 
     monkeypatch.setattr(checking.common, "load", lambda *a: 1 / 0)

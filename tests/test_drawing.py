@@ -23,12 +23,29 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 # Descriptions as the compiler makes them
 
-def node(address: str, use: str | None, type_: str | dict[str, str], parameters: int = 0, *, kind: str = "block",
-         children: Sequence[Node] = (), sources: Sequence[Sequence[str]] = (), **options: Any) -> Node:
+
+def node(
+    address: str,
+    use: str | None,
+    type_: str | dict[str, str],
+    parameters: int = 0,
+    *,
+    kind: str = "block",
+    children: Sequence[Node] = (),
+    sources: Sequence[Sequence[str]] = (),
+    **options: Any,
+) -> Node:
     return {
-        "address": address, "name": address.rpartition(".")[2], "kind": kind, "use": use, "options": options,
-        "type": type_, "parameters": parameters or sum(child["parameters"] for child in children),
-        "from": [list(source) for source in sources], "place": "x.yaml:1", "children": list(children),
+        "address": address,
+        "name": address.rpartition(".")[2],
+        "kind": kind,
+        "use": use,
+        "options": options,
+        "type": type_,
+        "parameters": parameters or sum(child["parameters"] for child in children),
+        "from": [list(source) for source in sources],
+        "place": "x.yaml:1",
+        "children": list(children),
     }
 
 
@@ -46,16 +63,22 @@ def chained(nodes: Sequence[Node], first: str) -> list[Node]:
 def document(name: str, nodes: Sequence[Node], **more: Any) -> dict[str, Any]:
     last = nodes[-1] if nodes else {"address": "image", "type": "(B, 1, H, W)"}
     return {
-        "name": name, "summary": "", "source": None, "parameters": sum(n["parameters"] for n in nodes),
+        "name": name,
+        "summary": "",
+        "source": None,
+        "parameters": sum(n["parameters"] for n in nodes),
         "inputs": [{"name": "image", "type": "(B, 1, H, W)"}],
         "outputs": [{"name": "logits", "from": last["address"], "type": last["type"], "training": False}],
-        "constraints": [], "nodes": list(nodes),
+        "constraints": [],
+        "nodes": list(nodes),
     } | more
 
 
 def transformer(address: str, type_: str, dim: int, attention: str, **options: Any) -> Node:
-    slots = [slot(address, "attention", attention, type_, 4 * dim * (dim + 1), **options),
-             slot(address, "mlp", "mlp", type_, 8 * dim * dim + 5 * dim, ratio=4)]
+    slots = [
+        slot(address, "attention", attention, type_, 4 * dim * (dim + 1), **options),
+        slot(address, "mlp", "mlp", type_, 8 * dim * dim + 5 * dim, ratio=4),
+    ]
     return node(address, "block.transformer", type_, 12 * dim * dim + 13 * dim, children=slots)
 
 
@@ -71,12 +94,26 @@ def vit() -> dict[str, Any]:
         node("pooled", "tokens.take", "(B, 768)", index=0),
         node("head", "linear", "(B, 1000)", 769_000, out=1000),
     ]
-    return document("vit", chained(nodes, "image"), summary="Plain Vision Transformer (Dosovitskiy et al., 2021)",
-                    inputs=[{"name": "image", "type": "(B, 3, H, W)"}], constraints=["H = W = 224 (position table)"])
+    return document(
+        "vit",
+        chained(nodes, "image"),
+        summary="Plain Vision Transformer (Dosovitskiy et al., 2021)",
+        inputs=[{"name": "image", "type": "(B, 3, H, W)"}],
+        constraints=["H = W = 224 (position table)"],
+    )
 
 
-UNET_SIZES = ["H - 4", "H/2 - 6", "H/4 - 7", "(H + 4)/8 - 8", "(H + 4)/16 - 8",
-              "2·(H + 4)/16 - 20", "4·(H + 4)/16 - 44", "8·(H + 4)/16 - 92", "16·(H + 4)/16 - 188"]
+UNET_SIZES = [
+    "H - 4",
+    "H/2 - 6",
+    "H/4 - 7",
+    "(H + 4)/8 - 8",
+    "(H + 4)/16 - 8",
+    "2·(H + 4)/16 - 20",
+    "4·(H + 4)/16 - 44",
+    "8·(H + 4)/16 - 92",
+    "16·(H + 4)/16 - 188",
+]
 
 
 def unet_type(width: int, step: int) -> str:
@@ -85,8 +122,10 @@ def unet_type(width: int, step: int) -> str:
 
 def convs(address: str, name: str, type_: str, before: int, out: int) -> Node:
     counts = (9 * before * out + out, 9 * out * out + out)
-    copies = [node(f"{address}.{name}.{j}", "conv", type_, count, out=out, padding=0, act="relu")
-              for j, count in enumerate(counts)]
+    copies = [
+        node(f"{address}.{name}.{j}", "conv", type_, count, out=out, padding=0, act="relu")
+        for j, count in enumerate(counts)
+    ]
     return node(f"{address}.{name}", "conv", type_, kind="repeat", children=copies)
 
 
@@ -100,9 +139,11 @@ def down(step: int, widths: Sequence[int]) -> Node:
 def up(step: int, widths: Sequence[int]) -> Node:
     address, out = f"up.{step}", widths[3 - step]
     type_ = unet_type(out, 5 + step)
-    slots = [slot(address, "upsample", "conv", type_, 8 * out * out + out, transposed=True, kernel=2, stride=2),
-             slot(address, "fuse", "fuse.concat", type_, order="skip x", fit="crop_skip"),
-             convs(address, "block", type_, 2 * out, out) | {"slot": "block"}]
+    slots = [
+        slot(address, "upsample", "conv", type_, 8 * out * out + out, transposed=True, kernel=2, stride=2),
+        slot(address, "fuse", "fuse.concat", type_, order="skip x", fit="crop_skip"),
+        convs(address, "block", type_, 2 * out, out) | {"slot": "block"},
+    ]
     sources = [("x", f"up.{step - 1}" if step else "down.4"), ("skip", f"down.{3 - step}")]
     return node(address, "decoder.stage", type_, children=slots, sources=sources)
 
@@ -116,13 +157,28 @@ def unet() -> dict[str, Any]:
         node("up", "decoder.stage", ups[-1]["type"], kind="for", children=ups, sources=[("x", "down.4")]),
         node("head", "conv", unet_type(2, 8), 130, out=2, kernel=1),
     ]
-    return document("unet", chained(nodes, "image"), summary="U-Net (Ronneberger et al., 2015)",
-                    constraints=["H and W must be 188 + a multiple of 16"])
+    return document(
+        "unet",
+        chained(nodes, "image"),
+        summary="U-Net (Ronneberger et al., 2015)",
+        constraints=["H and W must be 188 + a multiple of 16"],
+    )
 
 
 def swin_blocks(address: str, dim: int, heads: int, type_: str) -> Node:
-    copies = [transformer(f"{address}.{j}", type_, dim, "attention.window", window=7, heads=heads,
-                          shift="half" if j % 2 else 0, pad="none") for j in range(2)]
+    copies = [
+        transformer(
+            f"{address}.{j}",
+            type_,
+            dim,
+            "attention.window",
+            window=7,
+            heads=heads,
+            shift="half" if j % 2 else 0,
+            pad="none",
+        )
+        for j in range(2)
+    ]
     for j, copy in enumerate(copies):
         copy["options"] = {"drop_path": 0.01 * (j + heads)}
     return node(address, "block.transformer", type_, kind="repeat", children=copies)
@@ -135,8 +191,10 @@ def swin_type(dim: int, stride: int) -> str:
 def swin_encoder(i: int) -> Node:
     address, dim = f"encoder.{i}", 96 * 2**i
     out = swin_type(2 * dim, 8 * 2**i)
-    inner = [swin_blocks(f"{address}.blocks", dim, 3 * 2**i, swin_type(dim, 4 * 2**i)),
-             node(f"{address}.merge", "down.merge", out, 8 * dim * dim + 8 * dim, odd="refuse")]
+    inner = [
+        swin_blocks(f"{address}.blocks", dim, 3 * 2**i, swin_type(dim, 4 * 2**i)),
+        node(f"{address}.merge", "down.merge", out, 8 * dim * dim + 8 * dim, odd="refuse"),
+    ]
     return node(address, None, out, kind="graph", children=chained(inner, f"encoder.{i - 1}" if i else "patches"))
 
 
@@ -147,11 +205,19 @@ def swin_decoder(i: int) -> Node:
     join = node(f"{address}.fuse.join", "fuse.concat", swin_type(2 * dim, stride), sources=offered)
     reduce_ = node(f"{address}.fuse.reduce", "linear", type_, 2 * dim * dim + dim, ratio=0.5)
     fuse = node(f"{address}.fuse", None, type_, kind="graph", children=chained([join, reduce_], "x")) | {"slot": "fuse"}
-    slots = [slot(address, "upsample", "up.expand", type_, 8 * dim * dim + 2 * dim), fuse,
-             swin_blocks(f"{address}.block", dim, 12 // 2**i, type_) | {"slot": "block"}]
+    slots = [
+        slot(address, "upsample", "up.expand", type_, 8 * dim * dim + 2 * dim),
+        fuse,
+        swin_blocks(f"{address}.block", dim, 12 // 2**i, type_) | {"slot": "block"},
+    ]
     skip = ("encoder.1", "encoder.0", "patches")[i]
-    return node(address, "decoder.stage", type_, children=slots,
-                sources=[("x", f"decoder.{i - 1}" if i else "norm"), ("skip", skip)])
+    return node(
+        address,
+        "decoder.stage",
+        type_,
+        children=slots,
+        sources=[("x", f"decoder.{i - 1}" if i else "norm"), ("skip", skip)],
+    )
 
 
 def swin_unet() -> dict[str, Any]:
@@ -167,8 +233,12 @@ def swin_unet() -> dict[str, Any]:
         node("full", "up.expand", swin_type(96, 1), 147_648, factor=4, ratio=1),
         node("head", "conv", swin_type(9, 1), 864, out=9, kernel=1, bias=False),
     ]
-    return document("swin_unet", chained(nodes, "image"), summary="Swin-Unet (Cao et al., 2021)",
-                    constraints=["H and W must be multiples of 224 = 4 (patches) x 2 x 2 x 2 (merges) x 7 (window)"])
+    return document(
+        "swin_unet",
+        chained(nodes, "image"),
+        summary="Swin-Unet (Cao et al., 2021)",
+        constraints=["H and W must be multiples of 224 = 4 (patches) x 2 x 2 x 2 (merges) x 7 (window)"],
+    )
 
 
 # Reading pictures back
@@ -256,6 +326,7 @@ def network(request: pytest.FixtureRequest) -> dict[str, Any]:
 
 # The figure
 
+
 def test_figure_is_sound(network: dict[str, Any]) -> None:
     check_figure(svg(network))
 
@@ -276,11 +347,14 @@ def test_sizes_without_borders_are_approximate() -> None:
     assert "512 · ≈H/8×W/8" in list(parse(svg(unet())).itertext())
 
 
-@pytest.mark.parametrize(("make", "skips"), [
-    (vit, []),
-    (unet, [("down.3", "up.0"), ("down.2", "up.1"), ("down.1", "up.2"), ("down.0", "up.3")]),
-    (swin_unet, [("encoder.1", "decoder.0"), ("encoder.0", "decoder.1"), ("patches", "decoder.2")]),
-])
+@pytest.mark.parametrize(
+    ("make", "skips"),
+    [
+        (vit, []),
+        (unet, [("down.3", "up.0"), ("down.2", "up.1"), ("down.1", "up.2"), ("down.0", "up.3")]),
+        (swin_unet, [("encoder.1", "decoder.0"), ("encoder.0", "decoder.1"), ("patches", "decoder.2")]),
+    ],
+)
 def test_skips_are_recognized(make: Any, skips: list[tuple[str, str]]) -> None:
     root = parse(svg(make()))
     assert [(path.get("data-from"), path.get("data-to")) for path in edges(root, "skip")] == skips
@@ -307,8 +381,15 @@ def test_a_chain_is_one_line() -> None:
 def test_every_reader_has_an_arrow() -> None:
     root = parse(svg(swin_unet()))
     reads = {(path.get("data-from"), path.get("data-to")) for kind in ("line", "skip") for path in edges(root, kind)}
-    assert {("image", "rgb"), ("encoder.0", "encoder.1"), ("encoder.2", "bottleneck"), ("norm", "decoder.0"),
-            ("encoder.1", "decoder.0"), ("decoder.2", "norm_up"), ("head", "output logits")} <= reads
+    assert {
+        ("image", "rgb"),
+        ("encoder.0", "encoder.1"),
+        ("encoder.2", "bottleneck"),
+        ("norm", "decoder.0"),
+        ("encoder.1", "decoder.0"),
+        ("decoder.2", "norm_up"),
+        ("head", "output logits"),
+    } <= reads
 
 
 def test_copies_have_a_badge() -> None:
@@ -366,6 +447,7 @@ def test_many_skips_are_drawn_quickly() -> None:
 
 
 # The tree
+
 
 def test_tree_fits_every_width(network: dict[str, Any]) -> None:
     for width in (20, 40, 60, 80, 100, 140):
@@ -442,10 +524,22 @@ def test_tree_for_terminals_without_unicode() -> None:
     assert "|- encoder.0" in file.read()
 
 
-@pytest.mark.parametrize(("count", "text"), [
-    (0, "0"), (999, "999"), (1000, "1.00 k"), (224_694, "225 k"), (999_600, "1.00 M"), (1_234_567, "1.23 M"),
-    (27_168_900, "27.2 M"), (999_400, "999 k"), (9_996_000, "10.0 M"), (99_960_000, "100 M"), (3_000_000_000, "3.00 G"),
-])
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0"),
+        (999, "999"),
+        (1000, "1.00 k"),
+        (224_694, "225 k"),
+        (999_600, "1.00 M"),
+        (1_234_567, "1.23 M"),
+        (27_168_900, "27.2 M"),
+        (999_400, "999 k"),
+        (9_996_000, "10.0 M"),
+        (99_960_000, "100 M"),
+        (3_000_000_000, "3.00 G"),
+    ],
+)
 def test_human(count: int, text: str) -> None:
     assert human(count) == text
 
@@ -453,10 +547,20 @@ def test_human(count: int, text: str) -> None:
 # Any description
 
 NAMES = st.text(min_size=1, max_size=12)
-TYPES = st.sampled_from([
-    "(B, 8, H, W)", "(B, 16, H/2, W/2)", "(B, 32, ⌈H/4⌉, ⌈W/4⌉)", "(B, 1 + H/4·W/4, 32) tokens", "", "(B, 64)",
-    "(unknown)", "(B, 100, 64) queries", "(B, 8, 2·(H + 4)/16 - 20, min(W, 7))", "(B, 0/0, H/0)",
-])
+TYPES = st.sampled_from(
+    [
+        "(B, 8, H, W)",
+        "(B, 16, H/2, W/2)",
+        "(B, 32, ⌈H/4⌉, ⌈W/4⌉)",
+        "(B, 1 + H/4·W/4, 32) tokens",
+        "",
+        "(B, 64)",
+        "(unknown)",
+        "(B, 100, 64) queries",
+        "(B, 8, 2·(H + 4)/16 - 20, min(W, 7))",
+        "(B, 0/0, H/0)",
+    ]
+)
 BLOCKS = st.sampled_from(["conv", "norm.layer", "block.transformer", "decoder.stage", "fuse.add", "glam.x", None])
 OPTIONS = st.dictionaries(NAMES, st.one_of(st.integers(), st.floats(), st.text(), st.booleans(), st.none()), max_size=3)
 
@@ -470,8 +574,10 @@ def nodes_under(draw: st.DrawFn, owner: str, depth: int, known: list[str]) -> li
         inner = draw(nodes_under(f"{address}.", depth - 1, [])) if depth else []
         sources = draw(st.lists(st.tuples(NAMES, st.sampled_from([*known, "image", "nowhere.0"])), max_size=3))
         type_ = draw(st.one_of(TYPES, st.dictionaries(NAMES, TYPES, max_size=2)))
-        made.append(node(address, draw(BLOCKS), type_, draw(st.integers(0, 10**10)), kind=kind, children=inner,
-                         sources=sources) | {"options": draw(OPTIONS)})
+        made.append(
+            node(address, draw(BLOCKS), type_, draw(st.integers(0, 10**10)), kind=kind, children=inner, sources=sources)
+            | {"options": draw(OPTIONS)}
+        )
         known = [*known, address]
     return made
 
@@ -479,8 +585,15 @@ def nodes_under(draw: st.DrawFn, owner: str, depth: int, known: list[str]) -> li
 @st.composite
 def descriptions(draw: st.DrawFn) -> dict[str, Any]:
     nodes = draw(nodes_under("", 2, []))
-    outputs = [{"name": "y", "from": draw(st.sampled_from([n["address"] for n in nodes])), "type": draw(TYPES),
-                "training": draw(st.booleans())} for _ in range(draw(st.integers(0, 2)) if nodes else 0)]
+    outputs = [
+        {
+            "name": "y",
+            "from": draw(st.sampled_from([n["address"] for n in nodes])),
+            "type": draw(TYPES),
+            "training": draw(st.booleans()),
+        }
+        for _ in range(draw(st.integers(0, 2)) if nodes else 0)
+    ]
     return document(draw(NAMES), nodes, summary=draw(st.text(max_size=30)), outputs=outputs)
 
 

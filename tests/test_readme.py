@@ -49,7 +49,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(("command", "shown"), sessions(), ids=[c for c, _ in sessions()])
-def test_commands_print_what_is_shown(command: str, shown: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands_print_what_is_shown(
+    command: str, shown: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = shlex.split(command)
     assert words[0] == "composer"
     status = run(words[1:])

@@ -91,7 +91,9 @@ def test_a_plugin_that_raises_on_import_is_reported_and_the_others_live(monkeypa
     def broken() -> object:
         raise RuntimeError("no licence")
 
-    found = discovered(monkeypatch, point("bad", broken, "bad-plugin"), point("good", plugin(block("good.one")), "good"))
+    found = discovered(
+        monkeypatch, point("bad", broken, "bad-plugin"), point("good", plugin(block("good.one")), "good")
+    )
     assert set(found.blocks) == {"good.one"}
     (fault,) = [p.fault for p in found.plugins if p.fault]
     assert "the plugin `bad` (bad-plugin 1.0) does not load: RuntimeError: no licence" in fault.message

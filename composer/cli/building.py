@@ -22,7 +22,9 @@ def convert(
     checkpoint: Annotated[Path, typer.Argument(help="The official file: .safetensors, .pt, .pth, .bin or .npz.")],
     overrides: common.Overrides = None,
     to: Annotated[str, typer.Option("--to", help="The blueprint.", autocompletion=common.complete_blueprint)] = "",
-    origin: Annotated[str | None, typer.Option("--from", help="Which names the file has: official, transformers, …")] = None,
+    origin: Annotated[
+        str | None, typer.Option("--from", help="Which names the file has: official, transformers, …")
+    ] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="The .safetensors to write.")] = None,
     plugin: common.Plugins = None,
     partial: Annotated[bool, typer.Option("--partial", help="Write even when some weights are missing.")] = False,
@@ -56,6 +58,10 @@ def rules_of(weights: object, origin: str | None, name: str) -> list[object]:
     known = dict(weights)  # type: ignore[call-overload]
     origin = origin or next(iter(known), None)
     if origin not in known:
-        text = f"`{name}` has no rules for `{origin}` checkpoints{did_you_mean(str(origin), known)}" if known else f"`{name}` has no `weights:` rules"
+        text = (
+            f"`{name}` has no rules for `{origin}` checkpoints{did_you_mean(str(origin), known)}"
+            if known
+            else f"`{name}` has no `weights:` rules"
+        )
         raise BlueprintError(Diagnostic("BP701", text, notes=(f"it knows {listing(known)}",) if known else ()))
     return list(known[origin])

@@ -59,7 +59,9 @@ def parse_size(text: str) -> tuple[int, ...]:
     """`224,224` or `224x224` as numbers."""
     words = text.replace("x", ",").replace("×", ",").split(",")
     if not all(w.strip().isdigit() and int(w) > 0 for w in words):
-        raise BlueprintError(Diagnostic("BP201", f"`--size {text}` is not a size", help=("write for example --size 224,224",)))
+        raise BlueprintError(
+            Diagnostic("BP201", f"`--size {text}` is not a size", help=("write for example --size 224,224",))
+        )
     return tuple(int(w) for w in words)
 
 

@@ -31,9 +31,18 @@ def list_(plugin: common.Plugins = None, json: common.Json = False) -> None:
     for name in sorted({**known.blueprints, **shipped()}):
         try:
             found = load(name, library=known.blueprints)
-            rows.append({"name": name, "summary": found.summary, "presets": list(found.presets), "source": dict(found.source)})
+            rows.append(
+                {"name": name, "summary": found.summary, "presets": list(found.presets), "source": dict(found.source)}
+            )
         except ComposerError as fault:  # one broken file of a plugin does not hide the others
-            rows.append({"name": name, "summary": f"cannot be read: {fault.diagnostics[0].message}", "presets": [], "source": {}})
+            rows.append(
+                {
+                    "name": name,
+                    "summary": f"cannot be read: {fault.diagnostics[0].message}",
+                    "presets": [],
+                    "source": {},
+                }
+            )
     if json:
         return common.print_json(rows)
     table(("blueprint", "what it is", "presets"), [(r["name"], r["summary"], " ".join(r["presets"])) for r in rows])
@@ -54,7 +63,10 @@ def blocks(
         return common.print_json(facts)
     if name:
         return block_page(facts[0])
-    rows = [(f["name"], " ".join(f["inputs"]), " ".join([*f["options"], *f["slots"]]), f["doc"].split(". ")[0]) for f in facts]
+    rows = [
+        (f["name"], " ".join(f["inputs"]), " ".join([*f["options"], *f["slots"]]), f["doc"].split(". ")[0])
+        for f in facts
+    ]
     table(("block", "inputs", "options and slots", "what it does"), rows)
 
 
@@ -105,12 +117,17 @@ def plugins(plugin: common.Plugins = None, json: common.Json = False) -> None:
     if json:
         common.print_json({"plugins": rows, "clashes": clashes})
     else:
-        said = [(p.name, p.label, "failed" if p.fault else f"{len(p.blocks)} blocks, {len(p.blueprints)} blueprints") for p in known.plugins]
+        said = [
+            (p.name, p.label, "failed" if p.fault else f"{len(p.blocks)} blocks, {len(p.blueprints)} blueprints")
+            for p in known.plugins
+        ]
         table(("plugin", "from", "brings"), said)
         for p in known.plugins:
             print(f"\n{p.fault.render()}" if p.fault else "", end="\n" if p.fault else "")
         for name, owners in clashes.items():
-            print(f"\nthe block `{name}` is claimed by {' and '.join(owners)}; it belongs to nobody until one is removed")
+            print(
+                f"\nthe block `{name}` is claimed by {' and '.join(owners)}; it belongs to nobody until one is removed"
+            )
     if clashes or any(p.fault for p in known.plugins):
         raise typer.Exit(1)
 

@@ -48,7 +48,9 @@ def run(
     imaging.check_output(drawn, suffixes=(".png",))
     volume = imaging.read_volume(image, channels, rank=len(size), axis=axis)
     volume = imaging.normalize(volume, normalize)
-    print(f"{loaded.name} on {image.name}: {' × '.join(map(str, volume.shape))} voxels, windows of {' × '.join(map(str, size))}")
+    print(
+        f"{loaded.name} on {image.name}: {' × '.join(map(str, volume.shape))} voxels, windows of {' × '.join(map(str, size))}"
+    )
     network = loaded.build(weights=weights).to(usable(device))
     if weights is None:
         print("This network is untrained: no weights were given, so its labels mean nothing. Give them with --weights.")
@@ -73,7 +75,9 @@ def segmentation(program: Program, name: str) -> tuple[int, int, tuple[int, ...]
     type_: Any = program.types.get(output.value.name) if output and isinstance(output.value, Ref) else None
     if type_ is None or getattr(type_, "kind", "") != "map":
         text = f"`{name}` gives {type_}, which is not a label for each voxel"
-        raise BlueprintError(Diagnostic("BP805", text, help=("run a segmentation network, such as `unet` or `swin_unet`",)))
+        raise BlueprintError(
+            Diagnostic("BP805", text, help=("run a segmentation network, such as `unet` or `swin_unet`",))
+        )
     if not program.built:
         text = f"`{name}` does not say the size of its windows"
         raise BlueprintError(Diagnostic("BP402", text, help=("give its input a `size:`",)))
