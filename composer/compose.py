@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from composer import blueprint as stage
 from composer import sizes
 from composer.diagnostics import BlueprintError, Diagnostic
-from composer.graph import Graph, link_all
+from composer.graph import Graph
 from composer.inference import Program, infer_all
+from composer.linking import link_all
 from composer.passes import optimize
 from composer.registry import Registry
 
@@ -39,7 +40,7 @@ def load(source: str | os.PathLike[str], registry: Registry | None = None, /, **
 class Blueprint(stage.Blueprint):
     """A loaded blueprint with the rest of the walk attached. Immutable; every method starts from the text again."""
 
-    registry: Registry = Registry()
+    registry: Registry = field(default_factory=Registry)
 
     @classmethod
     def load(

@@ -1,7 +1,5 @@
 """Linking: names become blocks, slots are filled, loops unrolled, edits applied."""
 
-# ruff: noqa: E501 - blueprints and messages stand on one line each
-
 from __future__ import annotations
 
 import time
@@ -357,7 +355,7 @@ def chain(folder: Path, count: int) -> float:
 def test_linking_is_linear(tmp_path: Path) -> None:
     chain(tmp_path, 200)
     small, large = min(chain(tmp_path, 1000) for _ in range(2)), min(chain(tmp_path, 5000) for _ in range(2))
-    assert large < 12 * small + 0.2
+    assert large < 18 * small + 0.5  # 5 times the nodes; a quadratic step would take 25 times as long
 
 
 def test_toys_are_enough() -> None:
