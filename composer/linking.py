@@ -54,6 +54,25 @@ def link_all(blueprint: Blueprint, registry: Registry) -> tuple[Graph, list[Diag
     return linker.whole(blueprint), once(linker.mistakes)
 
 
+@dataclass(frozen=True)
+class _Site:
+    """A part about to be linked: what is written and where, the names and values it sees, and what it is given.
+
+    `sees` is what a slot's own `from` sees, where that is not the graph around the node. `tied` copies of a `repeat` have
+    the weights of the first.
+    """
+
+    address: str
+    spec: Any
+    names: Names
+    scope: Scope
+    ports: Mapping[str, Input]
+    span: Span | None
+    slot: str = ""
+    sees: Scope | None = None
+    tied: bool = False
+
+
 class _Linker:
     """Carries what all of one linking shares: known addresses, edits and their hits, mistakes."""
 
@@ -437,33 +456,24 @@ class _Linker:
         self, address: str, spec: Map, source: Map, names: Names, scope: Scope, previous: Input, span: Span | None
     ) -> Body:
         """One node, or one instance of a loop: `source` holds its `from`."""
+        ports: Mapping[str, Input] = {"": previous}
         if "from" in source:
             ports = self.ports(source["from"], names, scope, span_of(source, "from"))
-        else:
-            ports = {"": previous}
-        return self.placed(address, spec, names, scope, ports, span)
+        return self.placed(_Site(address, spec, names, scope, ports, span))
 
-    def placed(
-        self,
-        address: str,
-        spec: Map,
-        names: Names,
-        scope: Scope,
-        ports: Mapping[str, Input],
-        span: Span | None,
-        slot: str = "",
-        sees: Scope | None = None,
-    ) -> Body:
-        if "when" in spec and not evaluate(spec["when"], names, span_of(spec, "when")):
+    def placed(self, site: _Site) -> Body:
+        """The part at a site, unless `when` leaves it out; with `share`, its weights are those of the first copy."""
+        spec, ports = site.spec, site.ports
+        if "when" in spec and not evaluate(spec["when"], site.names, span_of(spec, "when")):
             passed = ports.get("", ports.get("x", next(iter(ports.values()), None)))
-            self.register(address)
-            return Through(address, passed, span, slot)
-        shared = "share" in spec and evaluate(spec["share"], names, span_of(spec, "share"))
-        spec = without(spec, "when", "share", "note")
+            self.register(site.address)
+            return Through(site.address, passed, site.span, site.slot)
+        shared = "share" in spec and evaluate(spec["share"], site.names, span_of(spec, "share"))
+        site = replace(site, spec=without(spec, "when", "share", "note"))
         if not shared or not self.shared:
-            return self.copies(address, spec, names, scope, ports, span, slot, sees)
-        self.shared.append((self.shared[-1][0], self.shared[-1][1] + "!"))
-        body = self.copies(address, spec, names, scope, ports, span, slot, sees)
+            return self.copies(replace(site, tied=bool(shared)))
+        self.shared.append((self.shared[-1][0], self.shared[-1][1].rstrip("!") + "!"))
+        body = self.copies(site)
         self.shared.pop()
         return body
 
@@ -474,43 +484,46 @@ class _Linker:
                 return first.rstrip("!") + address[len(own) :]
         return address
 
-    def copies(
-        self,
-        address: str,
-        spec: Map,
-        names: Names,
-        scope: Scope,
-        ports: Mapping[str, Input],
-        span: Span | None,
-        slot: str,
-        sees: Scope | None,
-    ) -> Body:
+    def copies(self, site: _Site) -> Body:
         """`repeat`: copies in a row with weights of their own; `j` counts them. A `from` in `first` or `last` sees what
         the slot is offered (`sees`), or else the graph that the node stands in."""
-        if "repeat" not in spec:
-            self.odd_words(spec, ("first", "last"), "without `repeat`")
-            return self.one(address, spec, names, scope, ports, span, slot)
-        count = self.count(spec, names)
-        base = without(spec, "repeat", "first", "last")
-        flow = _flowing(ports)
-        self.register(address)
-        self.loops.add(address)
+        if "repeat" not in site.spec:
+            self.odd_words(site.spec, ("first", "last"), "without `repeat`")
+            return self.one(site)
+        count = self.count(site.spec, site.names)
+        flow = _flowing(site.ports)
+        self.register(site.address)
+        self.loops.add(site.address)
         bodies: list[Body] = []
-        result = ports.get(flow)
+        result = site.ports.get(flow)
         for j in range(count):
-            own, ports = f"{address}.{j}", {**ports, flow: result}
-            copy = self.override(base, spec, j, count)
-            edited = self.edited(own, copy)
-            if edited is None:
+            copy = self.copy(replace(site, ports={**site.ports, flow: result}), j, count)
+            if copy is None:
                 continue
-            own_names, copy = names.plus({"j": j}), self.as_spec(edited, address.rpartition(".")[2], span)
-            given = dict(ports)
-            if "from" in copy:
-                given |= self.ports(copy["from"], own_names, sees or scope, span_of(copy, "from"))
-            bodies.append(self.placed(own, without(copy, "from"), own_names, scope, given, span))
-            self.register(own, self.addresses.get(own, False), address)
-            result = Ref(own)
-        return Group(address, "repeat", tuple(bodies), result, span, slot=slot)
+            bodies.append(self.tied(copy, f"{site.address}.0") if site.tied else self.placed(copy))
+            self.register(copy.address, self.addresses.get(copy.address, False), site.address)
+            result = Ref(copy.address)
+        return Group(site.address, "repeat", tuple(bodies), result, site.span, slot=site.slot)
+
+    def tied(self, site: _Site, first: str) -> Body:
+        """A copy with the weights of the first one."""
+        self.shared.append((site.address, first + "!"))
+        body = self.placed(site)
+        self.shared.pop()
+        return body
+
+    def copy(self, site: _Site, j: int, count: int) -> _Site | None:
+        """The site of one copy of a `repeat`; None when an edit removes it."""
+        own, names = f"{site.address}.{j}", site.names.plus({"j": j})
+        edited = self.edited(own, self.override(without(site.spec, "repeat", "first", "last"), site.spec, j, count))
+        if edited is None:
+            return None
+        spec, ports = self.as_spec(edited, site.address.rpartition(".")[2], site.span), dict(site.ports)
+        if "from" in spec:
+            ports |= self.ports(spec["from"], names, site.sees or site.scope, span_of(spec, "from"))
+        return replace(
+            site, address=own, spec=without(spec, "from"), names=names, ports=ports, slot="", sees=None, tied=False
+        )
 
     def override(self, base: Map, spec: Map, j: int, count: int) -> Map:
         if j == 0 and spec.get("first"):
@@ -519,118 +532,93 @@ class _Linker:
             base = merge_specs(base, spec["last"])
         return base
 
-    def one(
-        self,
-        address: str,
-        spec: Map,
-        names: Names,
-        scope: Scope,
-        ports: Mapping[str, Input],
-        span: Span | None,
-        slot: str,
-    ) -> Body:
+    def one(self, site: _Site) -> Body:
         self.depth += 1
+        address, spec = site.address, site.spec
         if self.depth > 60:
-            raise BlueprintError(Diagnostic("BP109", f"blocks nest without end at `{address}`", span))
+            raise BlueprintError(Diagnostic("BP109", f"blocks nest without end at `{address}`", site.span))
         try:
             if "graph" in spec:
                 self.odd_words(spec, ("use",), f"and `graph:` both say what `{address}` is; give one of them")
-                return self.inline(address, spec, names, scope, ports, span, slot)
+                return self.inline(site)
             if "use" not in spec:
                 text = f"`{address}` needs `use:` (a block) or `graph:` (an inline graph)"
-                raise BlueprintError(Diagnostic("BP202", text, span))
-            return self.used(address, spec, names, scope, ports, span, slot)
+                raise BlueprintError(Diagnostic("BP202", text, site.span))
+            return self.used(site)
         finally:
             self.depth -= 1
 
-    def inline(
-        self,
-        address: str,
-        spec: Map,
-        names: Names,
-        scope: Scope,
-        ports: Mapping[str, Input],
-        span: Span | None,
-        slot: str,
-    ) -> Group:
+    def inline(self, site: _Site) -> Group:
         """An inline graph: it sees its ports and its own nodes, and the graph around it through a leading dot."""
+        address, spec, graph = site.address, site.spec, self.inline_graph(site)
+        named = {(k or "x"): v for k, v in site.ports.items()}
+        inner = Scope(self, named, site.scope, graph)
+        unused = self.unused(site)
+        first = named.get("x", next(iter(named.values()), None) if len(named) == 1 else None)
+        members, last = self.members(f"{address}.", graph, site.names, inner, first)
+        result: Any = last
+        if "outputs" in spec:
+            outputs = spec["outputs"]
+            result = {n: self.reference(v, site.names, inner, span_of(outputs, n)) for n, v in outputs.items()}
+            for name in result:
+                self.register(f"{address}.{name}", of=address)
+        self.register(address, "outputs" not in spec and self.addresses.get(address, False))
+        return Group(address, "graph", members, result, site.span, slot=site.slot, unused=unused)
+
+    def inline_graph(self, site: _Site) -> Map:
+        """The nodes of an inline graph; what cannot stand beside them is refused."""
+        spec = site.spec
         odd = next((k for k in spec if k not in RESERVED), None)
         if odd:
-            text = f"`{address}` holds an inline graph, which has no option `{odd}`; nodes stand below `graph:`"
+            text = f"`{site.address}` holds an inline graph, which has no option `{odd}`; nodes stand below `graph:`"
             raise BlueprintError(Diagnostic("BP204", text, spec.key_spans.get(odd)))
-        graph = spec["graph"]
-        if not isinstance(graph, dict):
-            text = f"`graph` is a mapping of nodes, not {graph!r:.40}"
-            raise BlueprintError(Diagnostic("BP207", text, span_of(spec, "graph")))
-        graph = graph if isinstance(graph, Map) else Map(graph)
-        named = {(k or "x"): v for k, v in ports.items()}
-        inner = Scope(self, named, scope, graph)
-        unused = self.unused(address, spec, names, scope, ports)
-        first = named.get("x", next(iter(named.values()), None) if len(named) == 1 else None)
-        if not isinstance(spec.get("outputs", {}), dict):
-            text = f"`outputs` is a mapping of names to values, not {spec['outputs']!r:.40}"
-            raise BlueprintError(Diagnostic("BP207", text, span_of(spec, "outputs")))
-        members, last = self.members(f"{address}.", graph, names, inner, first)
-        if "outputs" not in spec:
-            self.addresses.setdefault(address, False)
-            return Group(address, "graph", members, last, span, slot=slot, unused=unused)
-        outputs, result = spec["outputs"], {}
-        for name, value in outputs.items():
-            result[name] = self.reference(value, names, inner, span_of(outputs, name))
-            self.register(f"{address}.{name}", of=address)
-        self.register(address, False)
-        return Group(address, "graph", members, result, span, slot=slot, unused=unused)
+        for word, what in (("graph", "nodes"), ("outputs", "names to values")):
+            if not isinstance(spec.get(word, {}), dict):
+                text = f"`{word}` is a mapping of {what}, not {spec[word]!r:.40}"
+                raise BlueprintError(Diagnostic("BP207", text, span_of(spec, word)))
+        return spec["graph"] if isinstance(spec["graph"], Map) else Map(spec["graph"])
 
-    def unused(
-        self, address: str, spec: Map, names: Names, scope: Scope, ports: Mapping[str, Input]
-    ) -> tuple[Body, ...]:
+    def unused(self, site: _Site) -> tuple[Body, ...]:
         """Parts that own weights and never run. As nothing flows, `from` is a type: `from: B 512 1 1`."""
         bodies: list[Body] = []
-        parts = spec.get("unused") or {}
+        parts = site.spec.get("unused") or {}
         if not isinstance(parts, dict):
             text = f"`unused` is a mapping of names to blocks, not {parts!r:.40}"
-            raise BlueprintError(Diagnostic("BP207", text, span_of(spec, "unused")))
+            raise BlueprintError(Diagnostic("BP207", text, span_of(site.spec, "unused")))
         for name in parts:
-            span, own = span_of(parts, name), f"{address}.{name}"
-            part, its_names, its_scope, span = self.opened(parts[name], names, scope, span)
-            given: dict[str, Input] = {"x": next(iter(ports.values()), None)}
+            own = f"{site.address}.{name}"
+            part, names, scope, span = self.opened(parts[name], site.names, site.scope, span_of(parts, name))
+            given: dict[str, Input] = {"x": next(iter(site.ports.values()), None)}
             if isinstance(part, dict) and "from" in part:
-                type_ = self.input(own, part["from"], its_names, span_of(part, "from") or span)
+                type_ = self.input(own, part["from"], names, span_of(part, "from") or span)
                 bodies.append(Given(f"{own}@x", type_))
                 given, part = {"x": Ref(f"{own}@x")}, without(part, "from")
-            body = self.filled(own, part, its_names, its_scope, given, name, span, name)
+            body = self.filled(_Site(own, part, names, scope, given, span, name), name)
             bodies += [body] if body is not None else []
         return tuple(bodies)
 
     # --- blocks ------------------------------------------------------------------------------------------------
 
-    def used(
-        self,
-        address: str,
-        spec: Map,
-        names: Names,
-        scope: Scope,
-        ports: Mapping[str, Input],
-        span: Span | None,
-        slot: str,
-    ) -> Body:
-        use, place = evaluate(spec["use"], names, span_of(spec, "use")), span_of(spec, "use") or span
+    def used(self, site: _Site) -> Body:
+        """A block, or a blueprint used as one."""
+        spec, names, address = site.spec, site.names, site.address
+        use, place = evaluate(spec["use"], names, span_of(spec, "use")), span_of(spec, "use") or site.span
         if not isinstance(use, str):
             raise BlueprintError(Diagnostic("BP207", f"`use` is the name of a block, not {use!r:.60}", place))
         known = use in self.registry.blocks or use in self.registry.clashes
         if not known and (use.rpartition(":")[0] in self.library or use in self.library or use.endswith(".yaml")):
-            return self.nested(address, use, spec, names, scope, ports, place, slot)
+            return self.nested(replace(site, span=place), use)
         block_class = self.block_class(use, place)
-        inputs = self.bound(block_class, ports, address, place)
+        inputs = self.bound(block_class, site.ports, address, place)
         written, spans = self.options(block_class, spec, names)
         block = self.configured(block_class, written, spans, place, spec, address)
         parts: dict[str, Body | None] = {}
-        for slot_spec in block_class.slots.values():
-            parts |= self.slots(address, slot_spec, spec, names, scope, inputs, block_class, place)
+        for slot in block_class.slots.values():
+            parts |= self.slots(replace(site, ports=inputs, span=place), slot, block_class)
         self.register(address, block_class.many)
         return Call(
             address, use, block, inputs, parts, written, self.module(address), place, spans,
-            scope.sight(), slot, self.unused(address, spec, names, scope, ports),
+            site.scope.sight(), site.slot, self.unused(site),
         )  # fmt: skip
 
     def block_class(self, use: str, span: Span | None) -> type[Block]:
@@ -706,55 +694,36 @@ class _Linker:
             raise BlueprintError(Diagnostic("BP203", text, span, help=("name the inputs: `from: {x: …, …: …}`",)))
         return given
 
-    def slots(
-        self,
-        address: str,
-        slot: SlotSpec,
-        spec: Map,
-        names: Names,
-        scope: Scope,
-        inputs: Mapping[str, Input],
-        block: type[Block],
-        span: Span | None,
-    ) -> dict[str, Body | None]:
-        raw = spec.get(slot.name, slot.default)
-        place = span_of(spec, slot.name) or span
+    def slots(self, owner: _Site, slot: SlotSpec, block: type[Block]) -> dict[str, Body | None]:
+        """The bodies of one slot, at every address where its block comes into being."""
+        raw = owner.spec.get(slot.name, slot.default)
+        place = span_of(owner.spec, slot.name) or owner.span
         if raw is None and slot.required:
             text = f"`{block.name}` needs a block in its slot `{slot.name}`"
-            raise BlueprintError(Diagnostic("BP202", text, span, help=(f"give it `{slot.name}: {{use: …}}`",)))
-        extra = [p for p in inputs if block.open_ports and p not in block.required and p not in block.optional]
+            raise BlueprintError(Diagnostic("BP202", text, owner.span, help=(f"give it `{slot.name}: {{use: …}}`",)))
+        extra = [p for p in owner.ports if block.open_ports and p not in block.required and p not in block.optional]
         bodies: dict[str, Body | None] = {}
         for at in slot.at:
-            own = f"{address}.{at}"
+            own = f"{owner.address}.{at}"
             offers = {o: Ref(f"{own}@{o}") for o in (*slot.offers, *extra)}
-            bodies[at] = self.filled(own, raw, names, scope, offers, slot.role, place, slot.name)
+            bodies[at] = self.filled(_Site(own, raw, owner.names, owner.scope, offers, place, slot.name), slot.role)
         return bodies
 
-    def filled(
-        self,
-        address: str,
-        raw: Any,
-        names: Names,
-        scope: Scope,
-        offers: Mapping[str, Input],
-        role: str,
-        span: Span | None,
-        slot: str,
-    ) -> Body | None:
-        """The body of a slot: a name, a block or an inline graph, offered values by its owner."""
-        raw, names, scope, span = self.opened(raw, names, scope, span)
+    def filled(self, site: _Site, role: str) -> Body | None:
+        """The body of a slot: a name, a block or an inline graph, offered values by its owner (the site's ports)."""
+        raw, names, scope, span = self.opened(site.spec, site.names, site.scope, site.span)
         if raw is None or raw is False:
-            spec = self.edited(address, Map(), empty=True) or None
+            spec = self.edited(site.address, Map(), empty=True) or None
         else:
-            spec = self.edited(address, self.as_spec(raw, role, span))
+            spec = self.edited(site.address, self.as_spec(raw, role, span))
         if spec is None:
             return None
         spec = self.as_spec(spec, role, span)
         if "use" not in spec and "graph" not in spec:
             spec = as_inline(spec)
-        inner = Scope(self, offers, scope, {})
-        given = self.offered(spec, names, inner, offers)
-        return self.placed(address, without(spec, "from"), names, scope, given, span, slot, inner)
+        inner = Scope(self, site.ports, scope, {})
+        given = self.offered(spec, names, inner, site.ports)
+        return self.placed(_Site(site.address, without(spec, "from"), names, scope, given, span, site.slot, inner))
 
     def opened(self, raw: Any, names: Names, scope: Scope, span: Span | None) -> tuple[Any, Names, Scope, Span | None]:
         """What a parameter that holds a block stands for, and the names of the place where it was written."""
@@ -792,21 +761,31 @@ class _Linker:
             given.pop(first, None)
         return {**given, **asked}
 
-    def nested(
-        self,
-        address: str,
-        use: str,
-        spec: Map,
-        names: Names,
-        scope: Scope,
-        ports: Mapping[str, Input],
-        span: Span | None,
-        slot: str,
-    ) -> Group:
+    def nested(self, site: _Site, use: str) -> Group:
         """A blueprint used as a block: its inputs are ports, its parameters are options."""
-        inner = self.loaded(use, spec, names, scope, span)
-        given = dict(ports)
-        wanted = list(inner.inputs)
+        address, span = site.address, site.span
+        inner = self.loaded(use, site.spec, site.names, site.scope, span)
+        given = self.nested_ports(inner, site.ports, use, span)
+        own = Scope(self, {w: given.get(w) for w in inner.inputs}, None, inner.graph)
+        names, start = self.closed(inner, own), len(self.edits)
+        members, _ = self.document(inner, f"{address}.", names, own, given.get(next(iter(inner.inputs))))
+        result = {n: self.output(n, s, names, own, span).value for n, s in inner.outputs.items()}
+        self.unread(inner, own)
+        self.missed_edits(start)
+        del self.edits[start:]
+        for name in result:
+            self.register(f"{address}.{name}", of=address)
+        self.register(address, False)
+        options = {k: v for k, v in site.spec.items() if k not in RESERVED}
+        checks = tuple((given[i.name], i, span) for i in self.inputs(inner) if isinstance(given.get(i.name), Ref))
+        single = next(iter(result.values())) if len(result) == 1 else result
+        return Group(address, "graph", members, single, span, use, options, site.slot, checks)  # type: ignore[arg-type]
+
+    def nested_ports(
+        self, inner: Blueprint, ports: Mapping[str, Input], use: str, span: Span | None
+    ) -> dict[str, Input]:
+        """The values for the inputs of a blueprint used as a block."""
+        given, wanted = dict(ports), list(inner.inputs)
         if "" in given:
             given.setdefault(wanted[0], given.pop(""))
         if wanted[0] not in given and "x" in given:
@@ -814,20 +793,7 @@ class _Linker:
         missing = [w for w in wanted if given.get(w) is None and not _optional(inner.inputs[w])]
         if missing:
             raise BlueprintError(Diagnostic("BP203", f"`{use}` needs the input `{missing[0]}`", span))
-        own = Scope(self, {w: given.get(w) for w in wanted}, None, inner.graph)
-        inner_names, start = self.closed(inner, own), len(self.edits)
-        members, _ = self.document(inner, f"{address}.", inner_names, own, given.get(wanted[0]))
-        result = {n: self.output(n, s, inner_names, own, span).value for n, s in inner.outputs.items()}
-        self.unread(inner, own)
-        self.missed_edits(start)
-        del self.edits[start:]
-        for name in result:
-            self.register(f"{address}.{name}", of=address)
-        self.register(address, False)
-        options = {k: v for k, v in spec.items() if k not in RESERVED}
-        checks = tuple((given[i.name], i, span) for i in self.inputs(inner) if isinstance(given.get(i.name), Ref))
-        single = next(iter(result.values())) if len(result) == 1 else result
-        return Group(address, "graph", members, single, span, use, options, slot, checks)  # type: ignore[arg-type]
+        return given
 
     def loaded(self, use: str, spec: Map, names: Names, scope: Scope, span: Span | None) -> Blueprint:
         given = Map()

@@ -360,3 +360,8 @@ def test_linking_is_linear(tmp_path: Path) -> None:
 
 def test_toys_are_enough() -> None:
     assert "composer_blocks" not in {type(b).__module__ for b in toys.BLOCKS}
+
+
+def test_copies_of_a_repeat_share_the_weights_of_the_first(tmp_path: Path) -> None:
+    network = graph(tmp_path, "y: {use: conv, repeat: 3, share: true}").build(device="meta")
+    assert {k.rpartition(".")[0] for k in network.state_dict()} == {"y.0"}
