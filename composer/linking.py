@@ -58,8 +58,8 @@ def link_all(blueprint: Blueprint, registry: Registry) -> tuple[Graph, list[Diag
 class _Site:
     """A part about to be linked: what is written and where, the names and values it sees, and what it is given.
 
-    `sees` is what a slot's own `from` sees, where that is not the graph around the node. `tied` copies of a `repeat` have
-    the weights of the first.
+    `sees` is what a slot's own `from` sees, where that is not the graph around the node. `tied` copies of a `repeat`
+    have the weights of the first.
     """
 
     address: str
