@@ -16,6 +16,22 @@ from composer.weights import convert, load_into
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "swin_unet": ("swin_unet", dict(size=[128, 128], classes=4, dim=16, heads=[1, 2, 4, 8], window=4, mlp_ratio=2.0)),
+    "nnformer": ("nnformer", dict(size=[16, 64, 32], dim=12, classes=2, heads=[2, 3, 4, 6], windows=[4, 2, 2, 2])),
+    "nnformer_tumor": (
+        "nnformer:tumor",
+        dict(channels=1, size=[32, 32, 64], dim=12, classes=2, heads=[2, 3, 4, 6], windows=[4, 2, 2, 2]),
+    ),
+    "nnformer_acdc": (
+        "nnformer:acdc",
+        dict(
+            size=[10, 32, 64],
+            dim=12,
+            classes=3,
+            heads=[2, 3, 4, 6],
+            windows=[[3, 5, 3], [2, 3, 5], [5, 2, 4], [2, 1, 2]],
+            levels=3,
+        ),
+    ),
 }
 """Golden -> blueprint, and its parameters for the golden's tiny configuration."""
 
