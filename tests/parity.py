@@ -32,6 +32,14 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
             levels=3,
         ),
     ),
+    "glam_swin_unet": (
+        "glam_swin_unet",
+        dict(size=[128, 128], classes=5, dim=8, depths=[2, 2, 2, 2], heads=[1, 2, 4, 8], window=3, tokens=2),
+    ),
+    "glam_nnformer": (
+        "glam_nnformer",
+        dict(size=[16, 32, 64], classes=2, dim=12, depths=[2, 2, 2], heads=[2, 2, 4], windows=[4, 2, 2], tokens=2),
+    ),
 }
 """Golden -> blueprint, and its parameters for the golden's tiny configuration."""
 
