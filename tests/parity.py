@@ -40,6 +40,35 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "glam_nnformer",
         dict(size=[16, 32, 64], classes=2, dim=12, depths=[2, 2, 2], heads=[2, 2, 4], windows=[4, 2, 2], tokens=2),
     ),
+    "fine": (
+        "fine",
+        dict(
+            size=[16, 32, 64],
+            classes=2,
+            dim=12,
+            depths=[2, 2, 2],
+            heads=[2, 2, 4],
+            windows=[4, 2, 2],
+            tokens=2,
+            cells=[4, 5],
+            volume=[50, 131, 330],
+        ),
+    ),
+    "fine_depth3": (
+        "fine",
+        dict(
+            size=[16, 32, 32],
+            classes=2,
+            dim=12,
+            depths=[3, 3, 2],
+            decoder_depths=[2, 3],
+            heads=[2, 2, 4],
+            windows=[4, 2, 2],
+            tokens=1,
+            cells=[4, 4],
+            volume=[40, 140, 131],
+        ),
+    ),
 }
 """Golden -> blueprint, and its parameters for the golden's tiny configuration."""
 
@@ -104,7 +133,7 @@ def compare_forward(model: str, size: str) -> list[tuple[float, float]]:
     """(largest difference, tolerance) of every output; asserts the golden's tolerance and the parameter count."""
     comparison = Comparison(Case(model, size))
     case = comparison.case
-    assert sum(p.numel() for p in comparison.network.parameters()) == case.data["params"]
+    assert sum(p.numel() for p in comparison.network.parameters()) == case.trained
     with torch.no_grad():
         outputs = comparison.run(case.inputs())
     rows = []

@@ -72,7 +72,7 @@ class Write(Rows):
 
     def __call__(self, table: Tensor, cell: Tensor, tokens: Tensor) -> Tensor:
         flat, rows = self.flat(table, cell)
-        return flat.index_put((rows,), flat[rows] + tokens).unflatten(0, (cell.shape[0], -1))
+        return torch.unflatten(flat.index_put((rows,), flat[rows] + tokens), 0, (cell.shape[0], -1))
 
 
 class Cells(nn.Module):
