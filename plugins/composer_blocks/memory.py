@@ -11,7 +11,7 @@ from math import prod
 from typing import Any, ClassVar, Literal
 
 from composer import Block, Natural, Number, Positive, Rule, Scope, Slot, Type, Value, queries, slot, vector
-from composer_blocks.parts import Clamp, Join, MiddleRows, Part, ReadRows, WriteRows
+from composer_blocks.parts import Clamp, Each, Join, MiddleRows, Part, ReadRows, WriteRows
 
 
 class GlobalTokens(Block):
@@ -77,7 +77,8 @@ class VolumeTokens(Block):
     ) -> Value:
         state = net.state("tokens", (self.count, x.type.channels), std=self.std)
         if tokens is None:
-            state = net.slot("attention", x=state, mask=seen) if self.order == "before" else state
+            if self.order == "before":
+                state = net.slot("attention", x=net.add("each", Each(), state, cell), mask=seen)
             net.keep("tokens", state)
             return net.add("read", ReadRows(rows_of=self.rows_of), state, cell)
         state = net.add("write", WriteRows(rows_of=self.rows_of), state, cell, tokens)

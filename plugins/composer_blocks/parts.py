@@ -144,6 +144,21 @@ class Spread(TokenPart):
         return spread
 
 
+class Each(TokenPart):
+    """A table (count, C) for every sample, as many as `like` has: (B, count, C)."""
+
+    name = "part.each"
+    layout: ClassVar[str] = "any"
+
+    def infer(self, rule: Rule, table: Type, like: Type) -> Type:
+        return table
+
+    def build(self) -> Any:
+        from composer_blocks.modules.memory import each
+
+        return each
+
+
 class MiddleRows(TokenPart):
     """x (B, N, C) + the middle N rows of a table (rows, C)."""
 

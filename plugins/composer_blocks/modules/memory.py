@@ -16,6 +16,11 @@ def spread(x: Tensor, tokens: Tensor) -> Tensor:
     return tokens.repeat(x.shape[1] // tokens.shape[0], 1).expand_as(x)
 
 
+def each(table: Tensor, like: Tensor) -> Tensor:
+    """table (count, C) for every sample of `like`; what is (B, count, C) already stays."""
+    return table.expand(like.shape[0], -1, -1)
+
+
 def middle_rows(x: Tensor, table: Tensor) -> Tensor:
     """x (B, N, C) + the middle N rows of the table (rows, C)."""
     start = table.shape[0] // 2 - x.shape[1] // 2
