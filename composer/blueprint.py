@@ -236,12 +236,14 @@ class _Layers:
             else:
                 params[name] = (value, span)
                 given.pop(name, None)
+        taken = {k for k, v in child.presets.items() if v is None and k in self.presets}  # `preset: null` takes it away
+        presets = {k: v for k, v in {**self.presets, **child.presets}.items() if k not in taken}
         sources = [*child.weights, *(s for s in self.weights if s not in child.weights)]
         return replace(
             child,
             params=params,
             given=given,
-            presets={**self.presets, **child.presets},
+            presets=presets,
             inputs=joined(self.inputs, child.inputs),
             graph=self.graph,
             outputs=child.outputs or self.outputs,

@@ -22,6 +22,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -356,6 +357,7 @@ def segment(
     axis: str = "axial",
     overlap: float = 0.5,
     batch: int = 1,
+    position: bool = False,
     progress: Progress | None = None,
 ) -> NDArray[np.uint8] | NDArray[np.uint16]:
     """The most probable class of every voxel, (X, Y, Z) in the file's order; uint8 up to 256 classes, else uint16.
@@ -365,7 +367,8 @@ def segment(
     it where its convolutions are unpadded; of a dict `logits` or the first entry counts, of a tuple the first. Two
     classes may be one logit, positive for class 1. Logits of overlapping windows are averaged under a Gaussian
     (MONAI). It runs on the network's device in eval mode, which is undone afterwards. One window runs before the
-    others, to learn the size of the output. `progress` hears (windows done, windows in total). What does not fit is
+    others, to learn the size of the output. With `position` the network also takes `position` (B, axes), the centre of
+    the window less that of the (padded) image, in voxels. `progress` hears (windows done, windows in total). What does not fit is
     BP805.
     """
     import torch
@@ -374,8 +377,9 @@ def segment(
     seen = np.stack([_turned(channel, volume.affine, codes) for channel in volume.data])  # (C, D, H, W)
     stack = seen[None] if len(size) == 3 else seen.swapaxes(0, 1)  # (1, C, D, H, W) or (D, C, H, W)
     with torch.inference_mode(), _evaluating(network):
-        window = _Window(size, _probe(network, seen.shape[0], size, classes), overlap)
-        predict = _Predictor(network, window, len(stack) * window.count(stack.shape[2:]), progress)
+        with _untouched(network):
+            window = _Window(size, _probe(network, seen.shape[0], size, classes, position), overlap)
+        predict = _Predictor(network, window, len(stack) * window.count(stack.shape[2:]), position, progress)
         parts = [_sweep(predict, stack[i : i + batch], window, batch, classes) for i in range(0, len(stack), batch)]
     labels = np.concatenate(parts).reshape(seen.shape[1:])
     return np.ascontiguousarray(_turned(labels, volume.affine, codes, back=True))
@@ -393,11 +397,23 @@ def _evaluating(network: torch.nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-def _probe(network: torch.nn.Module, channels: int, size: tuple[int, ...], classes: int) -> tuple[int, ...]:
+@contextmanager
+def _untouched(network: torch.nn.Module) -> Iterator[None]:
+    """Buffers as they were: some networks count what they have seen."""
+    before = [(buffer, buffer.clone()) for buffer in network.buffers()]
+    yield
+    for buffer, value in before:
+        buffer.copy_(value)
+
+
+def _probe(
+    network: torch.nn.Module, channels: int, size: tuple[int, ...], classes: int, position: bool
+) -> tuple[int, ...]:
     """The spatial size of the logits for one window, after checking that these are logits of the window's centre."""
     import torch
 
-    logits = _logits(network(torch.zeros(1, channels, *size, **_home(network))))
+    more = {"position": torch.zeros(1, len(size), **_home(network))} if position else {}
+    logits = _logits(network(torch.zeros(1, channels, *size, **_home(network)), **more))
     core = tuple(logits.shape[2:])
     if logits.ndim != len(size) + 2:
         raise _misfit(logits, size, "has no value per voxel", "choose a network that segments, not one that classifies")
@@ -438,21 +454,33 @@ def _home(network: torch.nn.Module) -> dict[str, Any]:
 class _Predictor:
     """The network as MONAI calls it: output padded to the window's size, calls counted."""
 
-    def __init__(self, network: torch.nn.Module, window: _Window, total: int, progress: Progress | None):
-        self.network, self.home = network, _home(network)
+    def __init__(
+        self, network: torch.nn.Module, window: _Window, total: int, position: bool, progress: Progress | None
+    ):
+        self.network, self.home, self.position = network, _home(network), position
         self.pads = _flat(window.margins)
         self.done, self.total, self.progress = 0, total, progress
 
-    def __call__(self, windows: torch.Tensor) -> torch.Tensor:
-        """(B, C, *size) -> (B, classes, *size) float32, zero in the margin."""
+    def __call__(self, windows: torch.Tensor, places: Any = (), shape: Sequence[int] = ()) -> torch.Tensor:
+        """(B, C, *size) -> (B, classes, *size) float32, zero in the margin. `places` are the slices of each window in
+        an image of this `shape`."""
         import torch
 
-        logits = _logits(self.network(windows.to(**self.home))).float()
+        more = {"position": self._positions(places, shape).to(**self.home)} if self.position else {}
+        logits = _logits(self.network(windows.to(**self.home), **more)).float()
         self.done += len(windows)
         if self.progress:
             self.progress(self.done, self.total)
         # pad always copies, which matters: MONAI weighs the result in place, and it may be a view of the image
         return torch.nn.functional.pad(logits, self.pads)
+
+    @staticmethod
+    def _positions(places: Any, shape: Sequence[int]) -> torch.Tensor:
+        """Centres of windows less that of the image, in voxels: (B, axes)."""
+        import torch
+
+        centres = [[(at.start + at.stop) // 2 for at in place[2:]] for place in places]
+        return torch.tensor(centres) - torch.tensor([n // 2 for n in shape])
 
 
 def _sweep(predict: _Predictor, images: NDArray[Any], window: _Window, batch: int, classes: int) -> NDArray[Any]:
@@ -470,11 +498,12 @@ def _sweep(predict: _Predictor, images: NDArray[Any], window: _Window, batch: in
         torch.from_numpy(padded),
         window.size,
         batch,
-        predict,
+        partial(predict, shape=padded.shape[2:]),
         overlap=shares,
         roi_weight_map=window.weights(),
         sw_device=predict.home["device"],
         device="cpu",
+        with_coord=predict.position,
     )
     inside = tuple(slice(before, before + n) for (before, _), n in zip(pads, shape, strict=True))
     return _decided(logits[(slice(None), slice(None), *inside)], classes)

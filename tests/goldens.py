@@ -51,14 +51,25 @@ class Case:
 
     def weights(self) -> dict[str, Tensor]:
         """The official state_dict, less the buffers its constructor makes."""
-        return {name: self._tensor(name, entry) for name, entry in self.data["tensors"].items()}
+        drawn = {name: self._tensor(name, entry) for name, entry in self.data["tensors"].items()}
+        return drawn | {k: torch.tensor(v, dtype=torch.float32) for k, v in self._explicit.items()}
 
-    def inputs(self) -> list[Tensor]:
+    @property
+    def _explicit(self) -> dict[str, Any]:
+        return self.data.get("explicit_tensors", {})
+
+    @property
+    def trained(self) -> int:
+        """Number of parameters; those that upstream freezes are counters, which we keep in buffers."""
+        return self.data["params"] - sum(len(self._explicit[name]) for name in self.data.get("frozen", ()))
+
+    def inputs(self, step: str = "") -> list[Tensor]:
+        """The inputs of the first forward pass, or of a later `step` on the same module."""
         return [
             torch.tensor(spec["explicit"], dtype=torch.float32)
             if "explicit" in spec
             else self._normal(name, spec["normal"])
-            for name, spec in self.data["inputs"].items()
+            for name, spec in (self.data[step] if step else self.data)["inputs"].items()
         ]
 
     def cotangent(self, index: int) -> Tensor:

@@ -16,6 +16,59 @@ from composer.weights import convert, load_into
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "swin_unet": ("swin_unet", dict(size=[128, 128], classes=4, dim=16, heads=[1, 2, 4, 8], window=4, mlp_ratio=2.0)),
+    "nnformer": ("nnformer", dict(size=[16, 64, 32], dim=12, classes=2, heads=[2, 3, 4, 6], windows=[4, 2, 2, 2])),
+    "nnformer_tumor": (
+        "nnformer:tumor",
+        dict(channels=1, size=[32, 32, 64], dim=12, classes=2, heads=[2, 3, 4, 6], windows=[4, 2, 2, 2]),
+    ),
+    "nnformer_acdc": (
+        "nnformer:acdc",
+        dict(
+            size=[10, 32, 64],
+            dim=12,
+            classes=3,
+            heads=[2, 3, 4, 6],
+            windows=[[3, 5, 3], [2, 3, 5], [5, 2, 4], [2, 1, 2]],
+            levels=3,
+        ),
+    ),
+    "glam_swin_unet": (
+        "glam_swin_unet",
+        dict(size=[128, 128], classes=5, dim=8, depths=[2, 2, 2, 2], heads=[1, 2, 4, 8], window=3, tokens=2),
+    ),
+    "glam_nnformer": (
+        "glam_nnformer",
+        dict(size=[16, 32, 64], classes=2, dim=12, depths=[2, 2, 2], heads=[2, 2, 4], windows=[4, 2, 2], tokens=2),
+    ),
+    "fine": (
+        "fine",
+        dict(
+            size=[16, 32, 64],
+            classes=2,
+            dim=12,
+            depths=[2, 2, 2],
+            heads=[2, 2, 4],
+            windows=[4, 2, 2],
+            tokens=2,
+            cells=[4, 5],
+            volume=[50, 131, 330],
+        ),
+    ),
+    "fine_depth3": (
+        "fine",
+        dict(
+            size=[16, 32, 32],
+            classes=2,
+            dim=12,
+            depths=[3, 3, 2],
+            decoder_depths=[2, 3],
+            heads=[2, 2, 4],
+            windows=[4, 2, 2],
+            tokens=1,
+            cells=[4, 4],
+            volume=[40, 140, 131],
+        ),
+    ),
 }
 """Golden -> blueprint, and its parameters for the golden's tiny configuration."""
 
@@ -80,7 +133,7 @@ def compare_forward(model: str, size: str) -> list[tuple[float, float]]:
     """(largest difference, tolerance) of every output; asserts the golden's tolerance and the parameter count."""
     comparison = Comparison(Case(model, size))
     case = comparison.case
-    assert sum(p.numel() for p in comparison.network.parameters()) == case.data["params"]
+    assert sum(p.numel() for p in comparison.network.parameters()) == case.trained
     with torch.no_grad():
         outputs = comparison.run(case.inputs())
     rows = []

@@ -50,6 +50,22 @@ TWO = {"other": {"use": "conv", "kernel": 1, "out": 4}}
 BOTH = {"x": "image", "skip": "other"}
 ATTENTION = {"use": "attention.multihead", "heads": 2}
 
+CELLS = {
+    "position": {"use": "pool.global"},
+    "cells": {"use": "memory.cells", "grid": [2, 3], "crop": [4] * 4, "volume": [9] * 4},
+}
+VOLUME = {"use": "memory.volume_tokens", "count": 6, "order": "before", "attention": ATTENTION,
+          "from": {"cell": ".cells.cell", "seen": ".cells.seen"}}  # fmt: skip
+
+
+def _with_memory(memory: dict[str, Any], tokens: str = "replace") -> dict[str, Any]:
+    """Blocks of which the last one only reads its memory."""
+    window = {"use": "attention.window", "heads": 2, "window": 2}
+    last = {"memory": {"attention": None, "volume": None}}
+    return {"use": "block.transformer", "from": "image", "repeat": 2, "attention": window, "mlp": "mlp",
+            "tokens": tokens, "memory": memory, "last": last}  # fmt: skip
+
+
 USES: dict[str, list[Use]] = {
     "norm.layer": [Use({}), Use({"affine": False, "eps": 0.1})],
     "norm.batch": [Use({}), Use({"frozen": True}), Use({"affine": False, "momentum": 0.5})],
@@ -115,6 +131,17 @@ USES: dict[str, list[Use]] = {
         Use({"heads": 2, "window": 2, "project_query": False, "from": {"x": "image", "context": "other"}}, TWO),
         Use({"heads": 2, "window": 4, "shrink": "equal"}, ranks=(1,)),
         Use({"heads": 2, "window": 4, "shift": 1, "shrink": "none"}),
+    ],
+    "memory.global_tokens": [
+        Use(_with_memory({"use": "memory.global_tokens", "count": 2, "rows": 64, "attention": ATTENTION}, "replace")),
+        Use(_with_memory({"use": "memory.global_tokens", "clamp": 0.5, "attention": ATTENTION}, "residual")),
+    ],
+    "memory.volume_tokens": [
+        Use(_with_memory({"use": "memory.global_tokens", "attention": ATTENTION, "volume": {**VOLUME, **o}}), CELLS)
+        for o in ({"order": "before"}, {"order": "after", "rows_of": "official", "attention": None})
+    ],
+    "memory.cells": [
+        Use(_with_memory({"use": "memory.global_tokens", "attention": ATTENTION, "volume": VOLUME}), CELLS)
     ],
     "mlp": [Use({}), Use({"ratio": 2, "layers": 3, "out": 5, "bias": False, "dropout": 0.1, "act": "relu"}),
             Use({"hidden": 6, "middle": {"use": "conv", "groups": "channels"}})],

@@ -56,6 +56,14 @@ def test_a_preset_sets_values_and_edits_and_its_rules_come_first(tmp_path: Path)
     assert list(steps(made.infer())) == ["a", "y.0", "y.1", "y.2"]
 
 
+def test_a_child_takes_a_preset_away(tmp_path: Path) -> None:
+    child = "extends: base\npresets: {deep: null, own: null}\n"
+    made = load(tmp_path, child, {"base": BASE})
+    assert "deep" not in made.presets
+    assert "own" in made.presets
+    assert "deep" in load(tmp_path, BASE).presets
+
+
 def test_extends_over_several_levels(tmp_path: Path) -> None:
     middle = "extends: base:wide\nparams: {extra: 1, norm: layer}\npresets: {tiny: {extra: 2}}\nedit: [{at: a, set: {act: relu}}]\n"
     child = (

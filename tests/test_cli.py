@@ -196,6 +196,32 @@ def test_run_in_3d_with_weights_equals_the_network(tiny: Path, image: Path, tmp_
     assert set(np.unique(nibabel.load(out).dataobj)) <= {0, 1, 2}
 
 
+def test_run_tells_a_network_where_its_windows_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """FINE on a head the shape of MNI152, at a quarter of its resolution."""
+    affine = np.array([[-4, 0, 0, 90], [0, 4, 0, -126], [0, 0, 4, -72], [0, 0, 0, 1]], dtype=float)
+    place = np.stack(np.meshgrid(*(np.linspace(-1, 1, n) for n in (46, 55, 46)), indexing="ij"))
+    head = 100 * np.exp(-3 * (place**2).sum(0)) + np.random.default_rng(0).normal(0, 1, place.shape[1:])
+    image, out = tmp_path / "head.nii.gz", tmp_path / "out.nii.gz"
+    nibabel.Nifti1Image(head.astype(np.float32), affine).to_filename(image)
+    tiny = {"size": [16, 32, 32], "classes": 3, "dim": 12, "depths": [2, 2, 2], "heads": [2, 2, 4],
+            "windows": [4, 2, 2], "cells": [2, 2], "volume": [46, 55, 46]}  # fmt: skip
+    words = [f"{k}={json.dumps(v)}" for k, v in tiny.items()]
+    assert run(["run", "fine", str(image), *words, "-o", str(out)]) == 0
+    assert nibabel.load(out).shape == head.shape
+    assert set(np.unique(nibabel.load(out).dataobj)) <= {0, 1, 2}
+
+
+def test_run_refuses_inputs_it_cannot_feed(image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    two = tmp_path / "two.yaml"
+    two.write_text(
+        "blueprint: 1\nname: two\ninputs: {image: {type: B 1 D H W, size: [8, 8, 8]}, age: B 1}\n"
+        "graph: {head: {use: conv, out: 2, from: image}, years: {use: linear, from: age}}\n"
+        "outputs: {logits: head, years: years}\n"
+    )
+    assert run(["run", str(two), str(image), "-o", str(tmp_path / "o.nii.gz")]) == 1
+    assert "has the inputs image, age" in said(capsys)[1]
+
+
 def test_run_refuses_wrong_weights_and_writes_nothing(
     tiny: Path, image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

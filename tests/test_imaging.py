@@ -55,6 +55,20 @@ class Edges(nn.Module):
         return self.conv(x)
 
 
+class Place(nn.Module):
+    """Class 1 in the half of an image behind its centre along the last axis, whatever is in it, by `position` alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(1))
+
+    def forward(self, x: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
+        self.seen += len(x)
+        steps = torch.arange(x.shape[-1]) - x.shape[-1] // 2
+        place = position[:, -1].view(-1, *[1] * (x.ndim - 1)) + steps + 0.5
+        return place.expand_as(x[:, :1])
+
+
 def tilted(spacing: tuple[float, float, float] = (0.8, 1.3, 2.5), degrees: float = 11) -> np.ndarray:
     """An oblique affine, nearest to RAS."""
     c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
@@ -649,3 +663,17 @@ def test_importing_is_cheap():
     code = f"import sys, composer.imaging; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("size", [(8, 9, 6), (5, 4, 7), (7, 5)])
+def test_a_network_learns_where_its_window_is(size: tuple[int, ...], tmp_path: Path) -> None:
+    volume = read_volume(save(tmp_path / "a.nii"), 1)
+    network = Place()
+    heard: list[tuple[int, int]] = []
+    labels = segment(
+        network, volume, size=size, classes=2, batch=3, position=True, progress=lambda *n: heard.append(n)
+    )
+    seen = imaging._turned(labels, volume.affine, imaging.view_codes("axial"))
+    wanted = np.arange(seen.shape[-1]) >= seen.shape[-1] // 2
+    assert (seen == wanted).all()
+    assert network.seen.item() == heard[-1][1], "the first window, which only asks for the size, left no trace"

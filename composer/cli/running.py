@@ -43,6 +43,7 @@ def run(
     loaded = common.load(blueprint, overrides, plugin)
     program = loaded.check()
     channels, classes, size = segmentation(program, loaded.name)
+    position = len(program.inputs) > 1
     imaging.check_output(output, source=image)
     drawn = picture or output.with_name(output.name.removesuffix(".gz").removesuffix(".nii") + ".png")
     imaging.check_output(drawn, suffixes=(".png",))
@@ -55,8 +56,9 @@ def run(
         print("This network is untrained: no weights were given, so its labels mean nothing. Give them with --weights.")
     with progress() as advance:
         labels = imaging.segment(
-            network, volume, size=size, classes=classes, axis=axis, overlap=overlap, batch=batch, progress=advance
-        )
+            network, volume, size=size, classes=classes, axis=axis, overlap=overlap, batch=batch, position=position,
+            progress=advance,
+        )  # fmt: skip
     imaging.write_labels(labels, volume, output)
     untrained = "" if weights else " (untrained)"
     legend = dict(enumerate(names.split(","), 1)) if names else None
@@ -65,11 +67,15 @@ def run(
 
 
 def segmentation(program: Program, name: str) -> tuple[int, int, tuple[int, ...]]:
-    """Channels in, classes out, and the window: what makes a blueprint able to segment an image."""
+    """Channels in, classes out, and the window: what makes a blueprint able to segment an image. A second input
+    `position` is fed too: the window's place in the image."""
     images = [i for i in program.inputs if i.type.grid]
-    if len(images) != 1 or len(program.inputs) != 1:
+    others = [i for i in program.inputs if not i.type.grid]
+    known = all(i.name == "position" and i.type.channels == len(images[0].axes) for i in others) if images else False
+    if len(images) != 1 or program.inputs[0] is not images[0] or not known:
         text = f"`composer run` feeds one image; `{name}` has the inputs {', '.join(i.name for i in program.inputs)}"
-        raise BlueprintError(Diagnostic("BP805", text))
+        help = "it also feeds an input `position: B 3`, behind the image: the place of the window"
+        raise BlueprintError(Diagnostic("BP805", text, help=(help,)))
     output = next((o for o in program.graph.outputs if not o.training), None)
     type_: Any = program.types.get(output.value.name) if output and isinstance(output.value, Ref) else None
     if type_ is None or getattr(type_, "kind", "") != "map":

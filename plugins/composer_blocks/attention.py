@@ -4,7 +4,22 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from composer import Block, Number, PerAxis, PerAxisNatural, Positive, Rate, Rule, Scope, Size, Slot, Type, Value, slot
+from composer import (
+    Block,
+    Number,
+    PerAxis,
+    PerAxisNatural,
+    Positive,
+    Rate,
+    Rule,
+    Scope,
+    Size,
+    Slot,
+    Type,
+    Value,
+    ceil_div,
+    slot,
+)
 from composer_blocks.convolution import Linear
 from composer_blocks.parts import Add
 
@@ -111,10 +126,11 @@ class MultiheadAttention(Block):
 
 
 class WindowedAttention(Block):
-    """The part of window attention with weights; (B, *grid, C) -> (B, *grid, C)."""
+    """The part of window attention with weights; (B, *grid, C) -> (B, *grid, C), and with tokens (count, C) or
+    (B, *windows, count, C) also tokens (B, *windows, count, C)."""
 
     name = "part.window"
-    layout: ClassVar[dict[str, str]] = {"x": "grid", "context": "grid", "bias": "any"}
+    layout: ClassVar[dict[str, str]] = {"x": "grid", "context": "grid", "tokens": "tokens", "bias": "any"}
     window: tuple[int, ...]
     shift: tuple[int, ...]
     heads: Positive
@@ -125,8 +141,18 @@ class WindowedAttention(Block):
     qkv_bias: bool
     dropout: Rate = 0
 
-    def infer(self, rule: Rule, x: Type, context: Type | None = None, bias: Type | None = None) -> Type:
-        return x
+    def infer(
+        self, rule: Rule, x: Type, context: Type | None = None, tokens: Type | None = None, bias: Type | None = None
+    ) -> Type | dict[str, Type]:
+        if tokens is None:
+            return x
+        rule.need(tokens.channels == x.channels, f"tokens {tokens} and pixels {x} differ in channels", "BP301")
+        windows = tuple(ceil_div(n, w) for n, w in zip(x.grid, self.window, strict=True))
+        if tokens.kind == "queries":  # the same for every window
+            return {"x": x, "tokens": x.with_(grid=(*windows, tokens.count))}
+        for a, b in zip(tokens.grid, windows, strict=False):
+            rule.equal(a, b, f"tokens {tokens} are not those of the windows of {x}")
+        return {"x": x, "tokens": tokens}
 
     def build(self, x: Type, context: Type | None) -> Any:
         from composer_blocks.modules.attention import WindowAttention as Module
@@ -150,6 +176,9 @@ class WindowAttention(Block):
     pad_order pad before the shift, or after it
     project_query   false takes x itself as the query
     qkv_bias  whether the projections to queries, keys and values have a bias
+
+    `tokens` beside the pixels stand in front of those of each window, and have neither bias nor mask; with them there
+    are two outputs, x and tokens.
     """
 
     name = "attention.window"
@@ -166,7 +195,7 @@ class WindowAttention(Block):
     dropout: Rate = 0
     bias: Slot = slot("relative", role="position", offers=("x", "full"), doc="(heads, n, n) added to the scores")
 
-    def compose(self, net: Scope, x: Value, context: Value | None = None) -> Value:
+    def compose(self, net: Scope, x: Value, context: Value | None = None, tokens: Value | None = None) -> Any:
         check_heads(net, x.type.channels, self.heads)
         if x.type.kind != "map":  # let the leaf say what is wrong
             return net.add("", self._leaf((1,) * net.rank, (0,) * net.rank), x)
@@ -180,7 +209,7 @@ class WindowAttention(Block):
         shapes = {"x": net.shape(x.type.with_(channels=self.heads, grid=tuple(window)))}
         shapes["full"] = net.shape(x.type.with_(channels=self.heads, grid=tuple(full)))
         bias = net.slot("bias", **shapes) if net.has("bias") else None
-        return net.add("", self._leaf(window, shift), x, context=context, bias=bias)
+        return net.add("", self._leaf(window, shift), x, context=context, tokens=tokens, bias=bias)
 
     def policy(self, net: Scope, grid: tuple[Size, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Window and shift at the size the network is built for."""

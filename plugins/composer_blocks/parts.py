@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from composer import Block, PerAxis, PerAxisNatural, Positive, Rate, Rule, Size, Type, ceil_div, map_
+from composer import Block, Number, PerAxis, PerAxisNatural, Positive, Rate, Rule, Size, Type, ceil_div, map_, queries
 
 
 class Convolution(Block):
@@ -120,3 +120,132 @@ class DropPath(Block):
         from composer_blocks.modules.stages import DropPath as Module
 
         return Module(self.rate)
+
+
+class TokenPart(Block):
+    """What becomes of tokens beside the pixels; queries without a batch axis are those all samples start from."""
+
+    layout: ClassVar[str] = "tokens"
+    gives: ClassVar[str] = "tokens"
+    weightless: ClassVar[bool] = True
+
+
+class Spread(TokenPart):
+    """The first tokens (count, C) for every window of x (B, windows·count, C)."""
+
+    name = "part.spread"
+
+    def infer(self, rule: Rule, x: Type, tokens: Type) -> Type:
+        return x
+
+    def build(self) -> Any:
+        from composer_blocks.modules.memory import spread
+
+        return spread
+
+
+class Each(TokenPart):
+    """A table (count, C) for every sample, as many as `like` has: (B, count, C)."""
+
+    name = "part.each"
+    layout: ClassVar[str] = "any"
+
+    def infer(self, rule: Rule, table: Type, like: Type) -> Type:
+        return table
+
+    def build(self) -> Any:
+        from composer_blocks.modules.memory import each
+
+        return each
+
+
+class MiddleRows(TokenPart):
+    """x (B, N, C) + the middle N rows of a table (rows, C)."""
+
+    name = "part.middle_rows"
+
+    def infer(self, rule: Rule, x: Type, table: Type) -> Type:
+        rule.at_least(table.count - x.length, 0, f"{table.count} rows for the positions of tokens")
+        return x
+
+    def build(self) -> Any:
+        from composer_blocks.modules.memory import middle_rows
+
+        return middle_rows
+
+
+class Join(TokenPart):
+    """Tokens in front of those of a grid: (B, N, C), (B, extra, C) -> (B, extra + N, C)."""
+
+    name = "part.join"
+
+    def infer(self, rule: Rule, x: Type, front: Type) -> Type:
+        rule.need(x.channels == front.channels, f"tokens {front} and {x} differ in channels", "BP301")
+        assert isinstance(front.count, int)
+        return x.with_(kind="tokens", extra=front.count)
+
+    def build(self) -> Any:
+        from composer_blocks.modules.memory import join
+
+        return join
+
+
+class Part(TokenPart):
+    """And apart again: (B, extra + N, C) -> extra (B, extra, C), x (B, N, C)."""
+
+    name = "part.part"
+
+    def infer(self, rule: Rule, x: Type) -> dict[str, Type]:
+        return {"extra": queries(x.extra, x.channels), "x": x.with_(kind="map", extra=0)}
+
+    def build(self, x: Type) -> Any:
+        from composer_blocks.modules.memory import Split
+
+        return Split(x.extra)
+
+
+class Clamp(TokenPart):
+    """Cuts to ±limit."""
+
+    name = "part.clamp"
+    limit: Number
+
+    def infer(self, rule: Rule, x: Type) -> Type:
+        return x
+
+    def build(self) -> Any:
+        from composer_blocks.modules.memory import clamp
+
+        return clamp(self.limit)
+
+
+class ReadRows(TokenPart):
+    """Rows of a table (count, C) or (B, count, C), by their numbers (B, 4): (B, 4, C)."""
+
+    name = "part.read_rows"
+    layout: ClassVar[str] = "any"
+    rows_of: Literal["own", "official"] = "own"
+
+    def infer(self, rule: Rule, table: Type, cell: Type) -> Type:
+        return queries(cell.channels, table.channels)
+
+    def build(self) -> Any:
+        from composer_blocks.modules.memory import Read
+
+        return Read(self.rows_of == "official")
+
+
+class WriteRows(TokenPart):
+    """The table (B, count, C) with tokens (B, 4, C) added to those rows."""
+
+    name = "part.write_rows"
+    layout: ClassVar[str] = "any"
+    rows_of: Literal["own", "official"] = "own"
+
+    def infer(self, rule: Rule, table: Type, cell: Type, tokens: Type) -> Type:
+        return table
+
+    def build(self) -> Any:
+        from composer_blocks.modules.memory import Write
+
+        return Write(self.rows_of == "official")

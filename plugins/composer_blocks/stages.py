@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from composer import Block, Number, Positive, Rate, Scope, Slot, Value, slot
 from composer_blocks.activations import Dropout
 from composer_blocks.convolution import Linear
-from composer_blocks.parts import Add, DropPath
+from composer_blocks.parts import Add, DropPath, Spread
 
 
 class MLP(Block):
@@ -44,17 +44,21 @@ class TransformerBlock(Block):
 
     order: pre    x + attention(norm1(x)), x + mlp(norm2(x))       post    norm1(x + attention(x)), norm2(x + mlp(x))
     With `query` and `context`, norm1 is applied to both and the residual stays x. `cross_attention` stands between the
-    two, with norm_cross. `drop_path` drops branches of whole samples, `dropout` numbers of a branch.
+    two, with norm_cross. `drop_path` drops branches of whole samples, `dropout` numbers of a branch. The tokens of a
+    `memory` enter attention as they are; `tokens` says what then becomes of them: what attention made of them
+    (`replace`), or both branches of the block, with the weights of the pixels (`residual`).
     """
 
     name = "block.transformer"
     order: Literal["pre", "post"] = "pre"
     drop_path: Rate = 0
     dropout: Rate = 0
+    tokens: Literal["replace", "residual"] = "replace"
     norm: Slot = slot("layer", at=("norm1", "norm2", "norm_cross"))
-    attention: Slot = slot(offers=("x", "context"), required=True)
+    attention: Slot = slot(offers=("x", "context", "tokens"), required=True)
     cross_attention: Slot = slot()
     mlp: Slot = slot()
+    memory: Slot = slot(offers=("x", "tokens"))
 
     def compose(self, net: Scope, x: Value, query: Value | None = None, context: Value | None = None) -> Value:
         pre = self.order == "pre"
@@ -62,14 +66,36 @@ class TransformerBlock(Block):
         offers = {"x": net.slot("norm1", x=source) if pre else source}
         if context is not None:
             offers["context"] = net.slot("norm1", x=context) if pre else context
-        x = self._residual(net, "attention", x, net.slot("attention", **offers), "norm1")
+        y, seen = self._attended(net, x, offers)
+        x = self._residual(net, "attention", x, y, "norm1")
         if net.has("cross_attention"):
             y = net.slot("cross_attention", x=net.slot("norm_cross", x=x) if pre else x)
             x = self._residual(net, "cross_attention", x, y, "norm_cross")
-        if net.has("mlp"):
-            y = net.slot("mlp", x=net.slot("norm2", x=x) if pre else x)
-            x = self._residual(net, "mlp", x, y, "norm2")
+        x = self._fed(net, "mlp", x)
+        if seen is not None:
+            net.slot("memory", x=x, tokens=self._fed(net, "tokens_mlp", seen) if self.tokens == "residual" else seen)
         return x
+
+    def _attended(self, net: Scope, x: Value, offers: dict[str, Value]) -> tuple[Value, Value | None]:
+        """What attention makes of the pixels, and of the memory's tokens."""
+        if not net.has("memory"):
+            return net.slot("attention", **offers), None
+        tokens = net.slot("memory", x=x, tokens=None)
+        y: Any = net.slot("attention", **offers, tokens=tokens)
+        text = "a `memory` needs an attention that takes tokens beside the pixels, such as `attention.window`"
+        if not net.need(isinstance(y, dict), text, "BP304"):
+            return y, None
+        seen: Value = y["tokens"]
+        if self.tokens == "residual":
+            start = tokens if tokens.type == seen.type else net.add("tokens_spread", Spread(), seen, tokens)
+            seen = self._residual(net, "tokens_attention", start, seen, "norm1")
+        return y["x"], seen
+
+    def _fed(self, net: Scope, part: str, x: Value) -> Value:
+        if not net.has("mlp"):
+            return x
+        y = net.slot("mlp", x=net.slot("norm2", x=x) if self.order == "pre" else x)
+        return self._residual(net, part, x, y, "norm2")
 
     def _residual(self, net: Scope, part: str, x: Value, y: Value, norm: str) -> Value:
         text = f"`{part}` turns {x.type} into {y.type}; the residual needs the same type"

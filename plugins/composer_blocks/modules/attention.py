@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import torch
@@ -35,7 +36,8 @@ class Attend(nn.Module):
 
 
 class WindowAttention(Derived):
-    """x, context (B, *grid, C), bias (heads, n, n) -> (B, *grid, C)."""
+    """x, context (B, *grid, C), tokens (count, C) or (B, windows·count, C), bias (heads, n, n) -> (B, *grid, C), and
+    with tokens a dict, in which they are (B, *windows, count, C)."""
 
     def __init__(
         self,
@@ -72,26 +74,46 @@ class WindowAttention(Derived):
     def _masked(self) -> bool:
         return any(self.shift) and self.mask is not None
 
-    def forward(self, x: Tensor, context: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, context: Tensor | None = None, tokens: Tensor | None = None, bias: Tensor | None = None
+    ) -> Any:
         grid = list(x.shape[1:-1])
         padded = self._padded(grid)
-        windows = self._windows(x, padded)
-        others = windows if context is None else self._windows(context, padded)
+        front = None if tokens is None else self._of_windows(tokens, x, padded)
+        windows = self._windows(x, padded, front)
+        others = windows if context is None else self._windows(context, padded, front)
         query = windows if self.query is None else self.query(windows)
-        y = self._attend(query, self.key(others), self.value(others), self._scores(padded, x, bias))
-        return self._restored(self.project(y), grid, padded)
+        extra = 0 if front is None else front.shape[2]
+        scores = self._scores(padded, x, bias)
+        scores = scores if scores is None or not extra else functional.pad(scores, (extra, 0, extra, 0))
+        y = self.project(self._attend(query, self.key(others), self.value(others), scores))
+        pixels = self._restored(y[:, :, extra:], grid, padded)
+        if front is None:
+            return pixels
+        return {"x": pixels, "tokens": torch.unflatten(y[:, :, :extra], 1, self._counts(padded))}
+
+    def _counts(self, padded: list[int]) -> list[int]:
+        return [p // w for p, w in zip(padded, self.window, strict=True)]
+
+    def _of_windows(self, tokens: Tensor, x: Tensor, padded: list[int]) -> Tensor:
+        """(B, windows, count, C)."""
+        count = prod(self._counts(padded))
+        if tokens.dim() == 2:
+            return tokens.expand(x.shape[0], count, -1, -1)
+        return torch.unflatten(tokens, 1, (count, -1))
 
     def _padded(self, grid: Any) -> list[Any]:
         return [-(-n // w) * w for n, w in zip(grid, self.window, strict=False)] if self.pad else list(grid)
 
-    def _windows(self, x: Tensor, padded: list[int]) -> Tensor:
-        """(B, *grid, C) -> (B, windows, n, C)."""
+    def _windows(self, x: Tensor, padded: list[int], front: Tensor | None) -> Tensor:
+        """(B, *grid, C) -> (B, windows, n, C), with tokens in front of each window."""
         x = self._rolled(x, padded)
         rank = len(self.window)
         parts = [a for p, w in zip(padded, self.window, strict=True) for a in (p // w, w)]
         x = x.reshape(x.shape[0], *parts, x.shape[-1])
         x = x.permute(0, *range(1, 2 * rank, 2), *range(2, 2 * rank + 1, 2), 2 * rank + 1)
-        return x.flatten(1, rank).flatten(2, -2)
+        x = x.flatten(1, rank).flatten(2, -2)
+        return x if front is None else torch.cat([front, x], 2)
 
     def _rolled(self, x: Tensor, padded: list[int]) -> Tensor:
         if self.pad and self.pad_first:
@@ -103,8 +125,7 @@ class WindowAttention(Derived):
     def _restored(self, y: Tensor, grid: list[int], padded: list[int]) -> Tensor:
         """(B, windows, n, C) -> (B, *grid, C)."""
         rank = len(self.window)
-        counts = [p // w for p, w in zip(padded, self.window, strict=True)]
-        y = y.reshape(y.shape[0], *counts, *self.window, y.shape[-1])
+        y = y.reshape(y.shape[0], *self._counts(padded), *self.window, y.shape[-1])
         y = y.permute(0, *(a for k in range(rank) for a in (1 + k, 1 + rank + k)), 1 + 2 * rank)
         y = y.reshape(y.shape[0], *padded, y.shape[-1])
         if self.pad and not self.pad_first:
