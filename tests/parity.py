@@ -16,6 +16,7 @@ from composer.weights import convert, load_into
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "swin_unet": ("swin_unet", dict(size=[128, 128], classes=4, dim=16, heads=[1, 2, 4, 8], window=4, mlp_ratio=2.0)),
+    "cotr": ("cotr", dict(size=[16, 64, 32], widths=[8, 16, 24, 24], hidden=48, heads=3, layers=2, classes=4)),
 }
 """Golden -> blueprint, and its parameters for the golden's tiny configuration."""
 

@@ -12,10 +12,13 @@ from composer_blocks import (
     attention,
     convolution,
     decoders,
+    deformable,
+    detection,
     fusion,
     norms,
     positions,
     resampling,
+    scales,
     stages,
     tokenizers,
     tokens,
@@ -29,10 +32,13 @@ ROLES = (
     tokenizers,
     tokens,
     positions,
+    scales,
     attention,
+    deformable,
     stages,
     decoders,
     fusion,
+    detection,
 )
 
 
