@@ -123,9 +123,11 @@ class Parter:
         self.levels = levels
 
     def __call__(self, x: Tensor, images: list[Tensor]) -> list[Tensor]:
+        import torch
+
         grids = [level.sizes(images) for level in self.levels]
-        parts = x.split([prod(grid) for grid in grids], 1)
-        return [part.unflatten(1, grid) for part, grid in zip(parts, grids, strict=True)]
+        parts = torch.split(x, [prod(grid) for grid in grids], 1)
+        return [part.reshape(x.shape[0], *grid, x.shape[-1]) for part, grid in zip(parts, grids, strict=True)]
 
 
 class Held(Block):

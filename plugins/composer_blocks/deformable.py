@@ -36,7 +36,7 @@ class Offsets(Linear):
 
 
 class Centres(Block):
-    """Where the cells of some maps stand, each relative to the valid part of its map: [(B, *grid, C)] -> (B, N, rank)."""
+    """Where the cells of some maps stand, relative to its valid part: [(B, *grid, C)] -> (B, N, rank)."""
 
     name = "part.centres"
     layout: ClassVar[str] = "grid"

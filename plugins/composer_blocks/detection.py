@@ -29,9 +29,9 @@ class Boxes(Block):
 
 
 class BoxHead(Block):
-    """A box for each query, (B, N, C) -> (B, N, 2·rank): centre, then size, as parts of the image from 0 to 1 (Carion et
-    al., 2020, arXiv:2005.12872). The slot `mlp` makes its numbers; with `reference`, a box or its centre, they say how
-    it differs from that (Zhu et al., 2021, arXiv:2010.04159)."""
+    """A box for each query, (B, N, C) -> (B, N, 2·rank): centre, then size, as parts of the image from 0 to 1 (Carion
+    et al., 2020, arXiv:2005.12872). The slot `mlp` makes its numbers; with `reference`, a box or its centre, they say
+    how it differs from that (Zhu et al., 2021, arXiv:2010.04159)."""
 
     name = "head.boxes"
     mlp: Slot = slot(required=True, doc="makes the numbers of the box")

@@ -49,8 +49,10 @@ class FlattenScales(Block):
         codes = None
         if net.has("position"):
             masks = mask or [None] * len(x)
-            codes = [net.slot("position", x=v, **({} if m is None else {"mask": m})) for v, m in zip(x, masks)]
-        made = net.add("", JoinedScales(level_embedding=self.level_embedding), x, position=codes, mask=mask)
+            codes = [
+                net.slot("position", x=v, **({} if m is None else {"mask": m})) for v, m in zip(x, masks, strict=True)
+            ]
+        made: Any = net.add("", JoinedScales(level_embedding=self.level_embedding), x, position=codes, mask=mask)
         return {"tokens": None, "position": None, "mask": None, **made}
 
     def _check(self, net: Scope, x: list[Type], mask: list[Type] | None) -> None:

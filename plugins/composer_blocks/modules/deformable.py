@@ -64,7 +64,7 @@ class Centres(nn.Module):
 
 class Sample(nn.Module):
     """offsets (B, N, heads·L·points·rank), weights (B, N, heads·L·points), reference (B, N, rank or 2·rank), maps
-    [(B, *grid, C)] and masks [(B, *grid, 1)] of L scales -> (B, N, C). Weights are normalized per head over all samples.
+    [(B, *grid, C)] and masks [(B, *grid, 1)] of L scales -> (B, N, C). The weights of a head's samples become 1 in sum.
     """
 
     def __init__(self, heads: int, points: int, rank: int, axes: str):
@@ -74,18 +74,19 @@ class Sample(nn.Module):
     def forward(
         self, offsets: Tensor, weights: Tensor, reference: Tensor, maps: list[Tensor], mask: list[Tensor] | None = None
     ) -> Tensor:
-        offsets = offsets.unflatten(-1, (self.heads, len(maps), self.points, self.rank))
-        weights = weights.unflatten(-1, (self.heads, -1)).softmax(-1).unflatten(-1, (len(maps), self.points))
+        offsets = torch.unflatten(offsets, -1, (self.heads, len(maps), self.points, self.rank))
+        weights = torch.unflatten(weights, -1, (self.heads, -1)).softmax(-1)
+        weights = torch.unflatten(weights, -1, (len(maps), self.points))
         valid = None if mask is None else valid_parts(mask, self.axes).to(reference.dtype)
-        total = 0
+        found = []
         for k, x in enumerate(maps):
             at = reference
             if valid is not None:
                 at = reference * valid[:, k, None].repeat(1, 1, reference.shape[-1] // self.rank)
             x = x if mask is None else x * mask[k].to(x.dtype)
             samples = self._samples(x, self._places(at, offsets[:, :, :, k], x.shape[1:-1]))
-            total = total + (samples * weights[:, :, :, k].transpose(1, 2)[..., None]).sum(3)
-        return total.transpose(1, 2).flatten(2)  # type: ignore[attr-defined, no-any-return]
+            found.append((samples * weights[:, :, :, k].transpose(1, 2)[..., None]).sum(3))
+        return sum(found[1:], found[0]).transpose(1, 2).flatten(2)
 
     def _places(self, reference: Tensor, offsets: Tensor, grid: torch.Size) -> Tensor:
         """offsets (B, N, heads, points, rank) -> places 0 to 1 of the same shape."""
@@ -96,11 +97,11 @@ class Sample(nn.Module):
 
     def _samples(self, x: Tensor, places: Tensor) -> Tensor:
         """x (B, *grid, C), places (B, N, heads, points, rank) -> (B, heads, N, points, C / heads), zeros outside."""
-        maps = x.unflatten(-1, (self.heads, -1)).movedim(-2, 1).movedim(-1, 2).flatten(0, 1)
+        maps = torch.unflatten(x, -1, (self.heads, -1)).movedim(-2, 1).movedim(-1, 2).flatten(0, 1)
         grid = (2 * places - 1).transpose(1, 2).flatten(0, 1)
         grid = grid if self.rank == 2 else grid[:, :, :, None]
         found = functional.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-        return found.flatten(3).movedim(1, -1).unflatten(0, (-1, self.heads))
+        return torch.unflatten(found.flatten(3).movedim(1, -1), 0, (-1, self.heads))
 
     def extra_repr(self) -> str:
         return f"heads={self.heads}, points={self.points}"
