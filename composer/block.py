@@ -151,6 +151,10 @@ class Scope(Rule, Protocol):
         """Add a block of one's own under `name`, below this address ("" is this address itself)."""
         ...
 
+    def maps(self, x: Any) -> list[Any]:
+        """The maps that a value of several scales was made of; a map is its own only one."""
+        ...
+
     def shape(self, type_: Type) -> Any:
         """A value that is only a type: for parts that need to know a size and no numbers."""
         ...

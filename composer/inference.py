@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
+from itertools import combinations
 from typing import Any
 
 from pydantic import ValidationError
@@ -19,7 +20,7 @@ from composer.block import Block
 from composer.diagnostics import BlueprintError, ComposerError, Diagnostic, Label, PluginError, Span, listing, once
 from composer.dims import Dim, Size, at, product, symbols_of
 from composer.graph import Body, Broken, Call, Given, Graph, GraphInput, Group, Input, Ref, Through
-from composer.layouts import Flatten, Held, ToFirst, ToLast, Unflatten
+from composer.layouts import Flatten, Held, Part, ToFirst, ToLast, Unflatten
 from composer.sizes import Constraint, violations
 from composer.types import AXES, UNKNOWN, Layout, Type, map_, vector
 
@@ -91,7 +92,12 @@ class Program:
     constraints: tuple[Constraint, ...]
     built: Mapping[str, int]
     types: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    alternatives: Mapping[frozenset[str], Program] = field(default_factory=dict, repr=False)
+    """The same network where optional inputs are given, by the names of these; above, none of them is."""
 
+
+MOST_OPTIONAL = 4
+"""Each choice of optional inputs is a program of its own, so there cannot be many."""
 
 TRIED = 8
 """Fixes are tried for the first mistakes, and of each for the first types in sight, so that a check stays instant."""
@@ -113,7 +119,23 @@ def infer_all(graph: Graph) -> tuple[Program, list[Diagnostic]]:
     mistakes = [run.with_fixes(m) for m in mistakes[:TRIED]] + mistakes[TRIED:]
     if not mistakes:
         mistakes = list(violations(program.constraints, program.built, _size_span(graph)))
-    return program, mistakes
+    return (program, mistakes) if mistakes else _with_alternatives(program)
+
+
+def _with_alternatives(program: Program) -> tuple[Program, list[Diagnostic]]:
+    """The program with those for every choice of optional inputs, and the mistakes in these."""
+    optional = [i for i in program.graph.inputs if i.optional]
+    if len(optional) > MOST_OPTIONAL:
+        text = f"{len(optional)} inputs are optional; there can be {MOST_OPTIONAL}"
+        return program, [Diagnostic("BP201", text, optional[MOST_OPTIONAL].span)]
+    found: dict[frozenset[str], Program] = {}
+    mistakes: list[Diagnostic] = []
+    for given in (frozenset(c) for n in range(len(optional)) for c in combinations((i.name for i in optional), n + 1)):
+        run = _Inference(program.graph, given=given)
+        found[given] = run.whole()
+        said = list(violations(found[given].constraints, found[given].built, _size_span(program.graph)))
+        mistakes += [run.with_fixes(m) for m in once(run.mistakes)] or said
+    return replace(program, alternatives=found), once(mistakes)
 
 
 def _size_span(graph: Graph) -> Span | None:
@@ -127,8 +149,8 @@ def _size_span(graph: Graph) -> Span | None:
 class _Inference:
     """One walk over a linked graph. `swap` replaces one input of one call, to try a fix."""
 
-    def __init__(self, graph: Graph, swap: tuple[str, str, Ref] | None = None):
-        self.graph, self.swap = graph, swap
+    def __init__(self, graph: Graph, swap: tuple[str, str, Ref] | None = None, given: frozenset[str] = frozenset()):
+        self.graph, self.swap, self.given = graph, swap, given
         self.mistakes: list[Diagnostic] = []
         self.blame: dict[int, tuple[Call, str]] = {}
         self.steps: list[Step] = []
@@ -138,6 +160,7 @@ class _Inference:
         self.constraints: dict[tuple[Any, ...], Constraint] = {}
         self.built: dict[str, int] = {}
         self.moved: dict[tuple[int, str], Value] = {}
+        self.parted: dict[int, list[Value]] = {}
         self.owners: dict[str, tuple[Block, Any]] = {}
         self.frames: list[tuple[str, dict[tuple[str, str], Value]]] = []
         self.unused = 0
@@ -177,8 +200,9 @@ class _Inference:
         grid, axes = self.grids[spec.name] = self.axes(spec)
         type_ = self.input_type(spec, grid)
         value = self.new(type_, "first", (spec.name,))
-        self.named[spec.name] = None if spec.optional else value
-        self.absent |= {spec.name} if spec.optional else set()
+        absent = spec.optional and spec.name not in self.given
+        self.named[spec.name] = None if absent else value
+        self.absent |= {spec.name} if absent else set()
         return ProgramInput(spec.name, value.id, type_, spec.optional, axes, spec.span)
 
     def input_type(self, spec: GraphInput, grid: tuple[Size, ...]) -> Type:
@@ -449,6 +473,20 @@ class _Inference:
         self.steps.append(step)
         return made
 
+    def parts(self, value: Value) -> list[Value]:
+        """The maps of a value of several scales; it is taken apart at most once."""
+        if value.id not in self.parted:
+            address = f"{value.via[-1] if value.via else 'image'}+parts.{value.id}"
+            block = Part(levels=tuple(self.sizes_of(grid) for grid in value.type.grids))
+            made = [self.new(t, "last", value.via) for t in block.infer(None, value.type)]  # type: ignore[arg-type]
+            inputs = (("x", value.id), ("images", tuple(self.named_inputs())))
+            ids, keys = tuple(v.id for v in made), tuple(range(len(made)))
+            self.steps.append(
+                Step(address, block, inputs, ids, {"x": value.type}, address, None, keys, self.unused > 0, self.rank)
+            )
+            self.parted[value.id] = made
+        return [replace(v, via=value.via) for v in self.parted[value.id]]
+
     def named_inputs(self) -> list[int]:
         """Values whose shapes tell every axis: the inputs with a grid."""
         return [k for k, i in enumerate(self.graph.inputs) if not i.optional and len(i.words) > 2]
@@ -531,8 +569,9 @@ class _Inference:
 
     def cured(self, owner: Call, port: str, ref: Ref, mistake: Diagnostic) -> bool:
         """Whether the node that holds `owner` types with `ref` at its port; nothing outside it is walked again."""
-        trial = _Inference(self.graph, (owner.address, port, ref))
+        trial = _Inference(self.graph, (owner.address, port, ref), self.given)
         trial.named, trial.values, trial.moved = dict(self.named), list(self.values), dict(self.moved)
+        trial.parted = dict(self.parted)
         trial.grids, trial.built, trial.absent, trial.rank = self.grids, self.built, self.absent, self.rank
         for member in self.graph.members:
             if is_prefix(member.address, owner.address):
@@ -671,6 +710,9 @@ class _Scope:
             return block.compose(scope, **{p: v for p, v in given.items() if v is not None})  # type: ignore[attr-defined]
         return self.run.emit(scope, address, module, block, given)
 
+    def maps(self, x: Value) -> list[Value]:
+        return self.run.parts(x) if x.type.kind == "scales" else [x]
+
     def shape(self, type_: Type) -> Value:
         return self.run.new(type_, "first")
 
@@ -747,6 +789,11 @@ def _story(via: Sequence[str]) -> str:
     return " -> ".join(names[-5:])
 
 
+def is_move(address: str) -> bool:
+    """Whether this is a step of the compiler's own; its address is unique only within one program."""
+    return "+" in address
+
+
 @lru_cache(maxsize=1024)
 def _possible(left: Size, right: Size) -> bool:
     """Whether two sizes can agree and be more than nothing, at any size of an input whose axes are alike."""
@@ -776,4 +823,4 @@ def _rule_fault(call: Call, fault: Exception) -> Diagnostic:
     return Diagnostic("BP603", text, call.span, notes=(f"at {place}",), help=help, address=call.address)
 
 
-__all__ = ["Program", "ProgramInput", "ProgramOutput", "Step", "Value", "infer", "infer_all", "product"]
+__all__ = ["Program", "ProgramInput", "ProgramOutput", "Step", "Value", "infer", "infer_all", "is_move", "product"]

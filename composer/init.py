@@ -30,10 +30,19 @@ KINDS: Mapping[str, tuple[type[nn.Module], ...]] = {
     "norm": (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase),
 }
 
+
+def _values(tensor: Tensor, *values: float) -> Tensor:
+    if tensor.shape != (len(values),):
+        text = f"`init` fills {tuple(tensor.shape)} numbers with {len(values)} values"
+        raise BlueprintError(Diagnostic("BP201", text))
+    return tensor.copy_(torch.tensor(values))
+
+
 FILLS: Mapping[str, Callable[..., Any]] = {
     "zeros": nn.init.zeros_,
     "ones": nn.init.ones_,
     "constant": nn.init.constant_,
+    "values": _values,
     "normal": lambda t, std=1.0, mean=0.0: nn.init.normal_(t, mean, std),
     "trunc_normal": lambda t, std=1.0: nn.init.trunc_normal_(t, std=std),
     "uniform": lambda t, low=0.0, high=1.0: nn.init.uniform_(t, low, high),

@@ -170,6 +170,28 @@ def _merge(tensors: Sequence[Tensor], official: Shape) -> Tensor:
 _split = Transform("split", "equal parts along the first axis, one per address", _split_shapes, _split_forward, _merge)
 
 
+def _columns_shapes(found: Shape, wanted: Sequence[Shape], options: Options) -> Sequence[Shape]:
+    parts = len(wanted)
+    if not found or found[-1] % parts:
+        raise ValueError(f"{found[-1] if found else 'no'} columns do not split into {parts} equal parts")
+    return [(*found[:-1], found[-1] // parts)] * parts
+
+
+def _columns_forward(tensor: Tensor, wanted: Sequence[Shape], options: Options) -> Sequence[Tensor]:
+    return tensor.tensor_split(len(wanted), -1)
+
+
+def _columns_merge(tensors: Sequence[Tensor], official: Shape) -> Tensor:
+    import torch
+
+    return torch.cat(list(tensors), -1)
+
+
+_columns = Transform(
+    "columns", "equal parts along the last axis, one per address", _columns_shapes, _columns_forward, _columns_merge
+)
+
+
 @dataclass(frozen=True)
 class _Table:
     """A position table's rows: some leading ones (class tokens), then a grid, and what they should become."""
@@ -228,7 +250,10 @@ _resize_table = Transform(
 )
 
 TRANSFORMS: Mapping[str, Transform] = MappingProxyType(
-    {t.name: t for t in (_squeeze, _split, _transpose, _hwio, _linear, _conv, _heads, _flatten, _resize_table)}
+    {
+        t.name: t
+        for t in (_squeeze, _split, _columns, _transpose, _hwio, _linear, _conv, _heads, _flatten, _resize_table)
+    }
 )
 """What `transform:` may name, besides `drop` (or `ignore`): the key is known and deliberately unused."""
 
@@ -530,10 +555,10 @@ def _check_targets(pieces: Sequence[Piece], to: Sequence[Address], transform: Tr
     """Every value of `to` is read by `from`, and there are as many addresses as the transform makes."""
     if dropped:
         raise _RuleError("to", "a dropped key goes nowhere, but the rule has a `to`")
-    if len(to) > 1 and transform is not _split:
-        raise _RuleError("to", f"{len(to)} addresses for one tensor need `transform: split`")
-    if len(to) == 1 and transform is _split:
-        raise _RuleError("to", "`split` needs a list of addresses, one per part")
+    if len(to) > 1 and transform not in (_split, _columns):
+        raise _RuleError("to", f"{len(to)} addresses for one tensor need `transform: split` or `columns`")
+    if len(to) == 1 and transform in (_split, _columns):
+        raise _RuleError("to", f"`{transform.name}` needs a list of addresses, one per part")
     bound = {p.name: p for p in pieces if isinstance(p, Capture)}
     for slot in (slot for address in to for slot in address.slots):
         _check_slot(slot, bound, pieces.count(_STAR))

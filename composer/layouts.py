@@ -6,11 +6,12 @@ They have no place in a blueprint and no parameters a user could set; passes can
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from composer.block import Block, Rule
 from composer.dims import Size, at
-from composer.types import Type, queries
+from composer.types import Type, map_, queries
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -90,9 +91,43 @@ class Unflattener:
         self.places, self.grid = places, grid
 
     def __call__(self, x: Tensor, images: list[Tensor]) -> Tensor:
+        return x.reshape(x.shape[0], *self.sizes(images), x.shape[-1])
+
+    def sizes(self, images: list[Tensor]) -> list[int]:
+        """The grid as numbers."""
         env = {name: images[position].shape[axis] for position, axis, name in self.places}
-        sizes = [at(n, env) for n in self.grid]
-        return x.reshape(x.shape[0], *sizes, x.shape[-1])
+        return [at(n, env) for n in self.grid]
+
+
+class Part(Block):
+    """(B, N, C) of several scales -> the map of each, [(B, *grid, C)]; the grids follow from the network's inputs."""
+
+    name = "layout.part"
+    layout: ClassVar[str] = "any"
+    lists: ClassVar[tuple[str, ...]] = ("images",)
+    gives: ClassVar[str] = "grid"
+    weightless: ClassVar[bool] = True
+    levels: Any
+
+    def infer(self, rule: Rule, x: Type, images: list[Type] | None = None) -> list[Type]:
+        return [map_(x.channels, grid) for grid in x.grids]
+
+    def build(self) -> Callable[..., list[Tensor]]:
+        return Parter([Unflattener(*level) for level in self.levels])
+
+
+class Parter:
+    """Takes a sequence of several scales apart; the maps are views of it."""
+
+    def __init__(self, levels: list[Unflattener]):
+        self.levels = levels
+
+    def __call__(self, x: Tensor, images: list[Tensor]) -> list[Tensor]:
+        import torch
+
+        grids = [level.sizes(images) for level in self.levels]
+        parts = torch.split(x, [prod(grid) for grid in grids], 1)
+        return [part.reshape(x.shape[0], *grid, x.shape[-1]) for part, grid in zip(parts, grids, strict=True)]
 
 
 class Held(Block):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from composer.diagnostics import BlueprintError, Diagnostic, PluginError
 from composer.dims import Size, symbols_of
-from composer.inference import Program, ProgramInput, ProgramOutput, Step
+from composer.inference import Program, ProgramInput, ProgramOutput, Step, is_move
 from composer.init import initialize
 from composer.passes.dead import ids_of, needed
 from composer.sizes import Constraint, violations
@@ -55,7 +55,8 @@ class Network(nn.Module):
     """A compiled blueprint.
 
     Called with its inputs in order or by name, each (B, C, *grid). A blueprint with one output returns a tensor, one
-    with several a dictionary of those it has in this mode (`when: training` outputs only while training).
+    with several a dictionary of those it has in this mode (`when: training` outputs only while training). Optional
+    inputs may be left out; what is made of them is then left out too.
     """
 
     blueprint: Blueprint
@@ -67,14 +68,18 @@ class Network(nn.Module):
         self.outputs: tuple[ProgramOutput, ...] = program.outputs
         self.constraints: tuple[Constraint, ...] = program.constraints
         self._accepted: set[tuple[Any, ...]] = set()
-        built: dict[str, Home] = {}
-        for step in program.steps:
-            if step.module not in built:
-                built[step.module] = self._built(step, program.built)
-        self._plans = {
-            training: _Plan(program, built, [o for o in program.outputs if training or not o.training])
-            for training in (False, True)
-        }
+        self._optional = [k for k, i in enumerate(program.inputs) if i.optional]
+        parts: dict[str, Home] = {}
+        self._plans: dict[tuple[bool, ...], _Plan] = {}
+        for given, each in {frozenset[str](): program, **program.alternatives}.items():
+            parts = {address: home for address, home in parts.items() if not is_move(address)}
+            for step in each.steps:
+                if step.module not in parts:
+                    parts[step.module] = self._built(step, each.built)
+            present = [program.inputs[k].name in given for k in self._optional]
+            for training in (False, True):
+                outputs = [o for o in each.outputs if training or not o.training]
+                self._plans[training, *present] = _Plan(each, parts, outputs)
 
     def _built(self, step: Step, env: Mapping[str, int]) -> Home:
         """The module of a step, registered under its address."""
@@ -117,9 +122,9 @@ class Network(nn.Module):
 
     def forward(self, *values: Tensor, **named: Tensor) -> Any:
         given = self._ordered(values, named) if named or len(values) != len(self.inputs) else values
+        plan = self._plans[self.training, *[given[k] is not None for k in self._optional]]
         if not torch.compiler.is_compiling():
-            self._check(given)
-        plan = self._plans[self.training]
+            self._check(given, plan.constraints)
         return plan.delivered(plan.run(given))
 
     def _ordered(self, values: Sequence[Tensor], named: Mapping[str, Tensor]) -> tuple[Tensor | None, ...]:
@@ -134,7 +139,7 @@ class Network(nn.Module):
             raise InputError(Diagnostic("BP503", f"the input `{missing[0]}` is missing; it takes {', '.join(names)}"))
         return tuple(given.get(n) for n in names)
 
-    def _check(self, given: Sequence[Tensor | None]) -> None:
+    def _check(self, given: Sequence[Tensor | None], constraints: Sequence[Constraint]) -> None:
         """Shapes against the constraints, once for each shape."""
         shapes = tuple(None if g is None else tuple(g.shape) for g in given)
         if shapes in self._accepted:
@@ -143,7 +148,7 @@ class Network(nn.Module):
         for value, spec in zip(given, self.inputs, strict=True):
             if value is not None:
                 _agree(env, _axes_of(value, spec), spec)
-        mistakes = list(violations(self.constraints, env, None))
+        mistakes = list(violations(constraints, env, None))
         if mistakes:
             raise InputError(mistakes)
         if len(self._accepted) > 256:
@@ -168,6 +173,7 @@ class _Plan:
         wanted = [i for o in outputs for i in ids_of(o.ids)]
         live = needed(program.steps, wanted)
         steps = [s for s in program.steps if live & set(s.outputs) and not s.unused]
+        self.constraints = program.constraints
         self.inputs = [i.id for i in program.inputs]
         self.size = len(program.values)
         self.calls: list[Call] = [

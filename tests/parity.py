@@ -69,6 +69,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
             volume=[40, 140, 131],
         ),
     ),
+    "cotr": ("cotr", dict(size=[16, 64, 32], widths=[8, 16, 24, 24], hidden=48, heads=3, layers=2, classes=4)),
 }
 """Golden -> blueprint, and its parameters for the golden's tiny configuration."""
 

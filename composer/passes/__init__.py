@@ -6,7 +6,7 @@ Every pass is exact: the network computes the same function, with the same `stat
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from composer.inference import Program
 from composer.passes.dead import remove_dead
@@ -25,11 +25,12 @@ SHIPPED: tuple[Pass, ...] = (Pass("dead", remove_dead),)
 
 def optimize(program: Program, extra: Iterable[Pass] = (), without: Iterable[str] = ()) -> Program:
     """The program after every pass that is not switched off by name."""
-    off = set(without)
+    off, extra = set(without), tuple(extra)
     for step in (*SHIPPED, *extra):
         if step.name not in off:
             program = step.run(program)
-    return program
+    others = {given: optimize(p, extra, off) for given, p in program.alternatives.items()}
+    return replace(program, alternatives=others) if others else program
 
 
 __all__ = ["SHIPPED", "Pass", "optimize"]

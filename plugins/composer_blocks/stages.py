@@ -12,7 +12,8 @@ from composer_blocks.parts import Add, DropPath, Spread
 
 class MLP(Block):
     """Linear maps with an activation between: C -> hidden -> C. `middle` stands after the first one, on the grid
-    (a depthwise convolution makes it SegFormer's Mix-FFN). Dropout follows every map but keeps the address free."""
+    (a depthwise convolution makes it SegFormer's Mix-FFN). Dropout follows every map but keeps the address free;
+    `inner_dropout` is that of all but the last map, where it differs."""
 
     name = "mlp"
     ratio: Number | None = None
@@ -21,6 +22,7 @@ class MLP(Block):
     out: Positive | None = None
     bias: bool = True
     dropout: Rate = 0
+    inner_dropout: Rate | None = None
     middle: Slot = slot(doc="stands after the first linear map")
     act: Slot = slot("gelu", at=("act",))
 
@@ -35,7 +37,9 @@ class MLP(Block):
         return self._dropped(net, self.layers, x)
 
     def _dropped(self, net: Scope, k: int, x: Value) -> Value:
-        return net.add(f"drop{k}", Dropout(rate=self.dropout), x) if self.dropout else x
+        inner = self.inner_dropout is not None and k < self.layers
+        rate = self.inner_dropout if inner else self.dropout
+        return net.add(f"drop{k}", Dropout(rate=rate), x) if rate else x
 
 
 class TransformerBlock(Block):

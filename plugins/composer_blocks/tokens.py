@@ -63,4 +63,25 @@ class Take(Block):
         return Module(self.index)
 
 
-BLOCKS = (Prepend, Drop, Take)
+class Learned(Block):
+    """Learned tokens by themselves, such as object queries: (B, count, dim), `dim` as wide as x unless given. Of x, of
+    any shape (B, …), only the batch is read. `zeros` are tokens that are not learned (DETR's first target)."""
+
+    name = "tokens.learned"
+    layout: ClassVar[str] = "any"
+    gives: ClassVar[str] = "tokens"
+    count: Positive
+    dim: Positive | None = None
+    std: Number = 1
+    zeros: bool = False
+
+    def infer(self, rule: Rule, x: Type) -> Type:
+        return queries(self.count, self.dim or x.channels)
+
+    def build(self, x: Type) -> Any:
+        from composer_blocks.modules.tokens import Learned as Module
+
+        return Module(self.count, self.dim or x.channels, self.std, self.zeros)
+
+
+BLOCKS = (Prepend, Drop, Take, Learned)

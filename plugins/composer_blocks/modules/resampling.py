@@ -39,6 +39,8 @@ class Resize(nn.Module):
             size = list(like.shape[2:])
         else:
             size = list(self.size) or [n * s for n, s in zip(grid, self.scale, strict=True)]
+        if not x.is_floating_point():  # a mask
+            return functional.interpolate(x.float(), size=size, mode=self.mode, align_corners=self.align_corners).to(x)
         return functional.interpolate(x, size=size, mode=self.mode, align_corners=self.align_corners)
 
     def extra_repr(self) -> str:

@@ -39,3 +39,19 @@ class Take(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x[:, self.index]
+
+
+class Learned(nn.Module):
+    """x (B, …) -> (B, count, channels)."""
+
+    token: nn.Parameter | None
+
+    def __init__(self, count: int, channels: int, std: float, zeros: bool):
+        super().__init__()
+        self.shape = (count, channels)
+        self.token = None if zeros else nn.Parameter(torch.randn(self.shape) * std)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.token is None:
+            return x.new_zeros(x.shape[0], *self.shape)
+        return self.token.expand(x.shape[0], -1, -1)

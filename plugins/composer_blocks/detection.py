@@ -1,0 +1,60 @@
+"""Detection: boxes, and what carries them from layer to layer."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from composer import Block, Rule, Scope, Slot, Type, Value, slot
+
+
+class Boxes(Block):
+    """sigmoid(x + inverse sigmoid of the reference): (B, N, 2·rank) -> (B, N, 2·rank)."""
+
+    name = "part.boxes"
+    layout: ClassVar[str] = "tokens"
+    weightless: ClassVar[bool] = True
+
+    def infer(self, rule: Rule, x: Type, reference: Type | None = None) -> Type:
+        rule.need(x.channels % 2 == 0, f"a box has a centre and a size, an even number of channels; not {x}", "BP301")
+        if reference is not None:
+            text = f"the reference of {x} is a box, or its centre; not {reference}"
+            rule.need(reference.channels in (x.channels, x.channels // 2), text, "BP301")
+            rule.equal(x.length, reference.length, text)
+        return x
+
+    def build(self) -> Any:
+        from composer_blocks.modules.detection import boxes
+
+        return boxes
+
+
+class BoxHead(Block):
+    """A box for each query, (B, N, C) -> (B, N, 2·rank): centre, then size, as parts of the image from 0 to 1 (Carion
+    et al., 2020, arXiv:2005.12872). The slot `mlp` makes its numbers; with `reference`, a box or its centre, they say
+    how it differs from that (Zhu et al., 2021, arXiv:2010.04159)."""
+
+    name = "head.boxes"
+    mlp: Slot = slot(required=True, doc="makes the numbers of the box")
+
+    def compose(self, net: Scope, x: Value, reference: Value | None = None) -> Value:
+        y: Value = net.add("boxes", Boxes(), net.slot("mlp", x=x), reference=reference)
+        return y
+
+
+class Detach(Block):
+    """x as a constant: no gradient flows back through it; any shape. Boxes are refined this way (Zhu et al., 2021)."""
+
+    name = "detach"
+    layout: ClassVar[str] = "any"
+    weightless: ClassVar[bool] = True
+
+    def infer(self, rule: Rule, x: Type) -> Type:
+        return x
+
+    def build(self) -> Any:
+        import torch
+
+        return torch.Tensor.detach
+
+
+BLOCKS = (BoxHead, Detach)

@@ -1,0 +1,82 @@
+"""Scales: maps of several resolutions as one sequence, which attention can sample."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from composer import Block, Rule, Scope, Slot, Type, Value, slot
+
+
+class JoinedScales(Block):
+    """Maps [(B, *grid, C)], their position codes and masks, each as one sequence (B, N, C)."""
+
+    name = "part.scales"
+    layout: ClassVar[str] = "grid"
+    gives: ClassVar[str] = "tokens"
+    lists: ClassVar[tuple[str, ...]] = ("x", "position", "mask")
+    level_embedding: bool
+
+    def infer(
+        self, rule: Rule, x: list[Type], position: list[Type] | None = None, mask: list[Type] | None = None
+    ) -> dict[str, Type]:
+        joined = Type("scales", x[0].channels, grids=tuple(m.grid for m in x))
+        made = {"tokens": joined}
+        if position or self.level_embedding:
+            made["position"] = joined
+        return {**made, "mask": joined.with_(channels=1)} if mask else made
+
+    def build(self, x: list[Type]) -> Any:
+        from composer_blocks.modules.scales import Join
+
+        return Join(len(x), x[0].channels, self.level_embedding)
+
+
+class FlattenScales(Block):
+    """Maps of several resolutions and one width, [(B, C, *grid)], as one sequence (B, N, C) that remembers their grids
+    (Zhu et al., 2021, arXiv:2010.04159). Its outputs: `tokens`; `position`, the codes that the slot `position` makes of
+    each map, to which `level_embedding` adds a learned vector for each; `mask`, where `mask` [(B, 1, *grid)] was given.
+    """
+
+    name = "scales.flatten"
+    lists: ClassVar[tuple[str, ...]] = ("x", "mask")
+    many: ClassVar[bool] = True
+    level_embedding: bool = True
+    position: Slot = slot(offers=("x", "mask"), doc="makes the position code of each map")
+
+    def compose(self, net: Scope, x: Any, mask: Any = None) -> Any:
+        x, mask = (v if isinstance(v, list) or v is None else [v] for v in (x, mask))
+        self._check(net, [v.type for v in x], None if mask is None else [v.type for v in mask])
+        codes = None
+        if net.has("position"):
+            masks = mask or [None] * len(x)
+            codes = [
+                net.slot("position", x=v, **({} if m is None else {"mask": m})) for v, m in zip(x, masks, strict=True)
+            ]
+        made: Any = net.add("", JoinedScales(level_embedding=self.level_embedding), x, position=codes, mask=mask)
+        return {"tokens": None, "position": None, "mask": None, **made}
+
+    def _check(self, net: Scope, x: list[Type], mask: list[Type] | None) -> None:
+        said = ", ".join(map(str, x))
+        net.need(len({(t.kind, t.channels, t.rank) for t in x}) == 1, f"needs maps of one width, not {said}", "BP301")
+        if mask is None:
+            return
+        masks = ", ".join(map(str, mask))
+        text = f"needs a mask of one channel for each map: {said}; masks: {masks}"
+        if net.need(len(mask) == len(x) and all(m.channels == 1 for m in mask), text, "BP301"):
+            for t, m in zip(x, mask, strict=True):
+                for a, b in zip(t.grid, m.grid, strict=True):
+                    net.equal(a, b, text)
+
+
+class SplitScales(Block):
+    """The maps that a sequence of several scales was made of: (B, N, C) -> [(B, C, *grid)]."""
+
+    name = "scales.split"
+    many: ClassVar[bool] = True
+
+    def compose(self, net: Scope, x: Value) -> Any:
+        net.need(x.type.kind == "scales", f"takes a sequence of several scales apart, not {x.type}", "BP302")
+        return net.maps(x)
+
+
+BLOCKS = (FlattenScales, SplitScales)
