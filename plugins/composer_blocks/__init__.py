@@ -13,6 +13,7 @@ from composer_blocks import (
     convolution,
     decoders,
     fusion,
+    gates,
     norms,
     positions,
     resampling,
@@ -33,6 +34,7 @@ ROLES = (
     stages,
     decoders,
     fusion,
+    gates,
 )
 
 
