@@ -37,7 +37,9 @@ class Conv(Block):
     transposed: bool = False
     output_padding: PerAxisNatural | None = None
     standardize: Literal["biased", "unbiased"] | None = None
-    order: Literal["conv norm act", "conv drop norm act", "conv act norm", "norm act conv"] = "conv norm act"
+    order: Literal[
+        "conv norm act", "conv act norm", "norm act conv", "conv drop norm act", "conv drop act norm"
+    ] = "conv norm act"
     norm: Slot = slot(doc="normalization, such as `batch`")
     drop: Slot = slot(doc="dropout")
     act: Slot = slot(doc="activation, such as `relu`")
