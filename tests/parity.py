@@ -70,6 +70,34 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         ),
     ),
     "cotr": ("cotr", dict(size=[16, 64, 32], widths=[8, 16, 24, 24], hidden=48, heads=3, layers=2, classes=4)),
+    "unetr": ("unetr", dict(size=[32, 48, 32], classes=3, width=4, dim=24, hidden=48, heads=3)),
+    "swin_unetr": ("swin_unetr", dict(size=[64, 64, 32], classes=2, dim=4, heads=[1, 2, 4, 4], window=4)),
+    "vnet": ("vnet", dict(size=[32, 48, 16], width=2)),
+    "attention_unet": ("attention_unet_monai", dict(size=[24, 32, 16], classes=3, widths=[4, 8, 12, 16])),
+    "attention_unet_oktay": ("attention_unet", dict(size=[32, 16, 48], classes=3, widths=[4, 8, 16, 32, 64])),
+    "nonlocal_unet": ("nonlocal_unet", dict(size=[32, 48, 8], classes=3, widths=[4, 8, 16, 32, 64])),
+    "nnunet_plainconv": (
+        "nnunet",
+        dict(
+            size=[8, 32, 48],
+            classes=3,
+            widths=[6, 8, 12, 16],
+            kernels=[[1, 3, 3], 3, 3, 3],
+            strides=[1, [1, 2, 2], 2, 2],
+            blocks=[2, 2, 2, 2],
+        ),
+    ),
+    "nnunet_resenc": (
+        "nnunet:resenc",
+        dict(
+            size=[8, 32, 48],
+            classes=3,
+            widths=[4, 8, 8, 12],
+            kernels=[[1, 3, 3], 3, 3, 3],
+            strides=[1, [1, 2, 2], 2, 2],
+            blocks=[1, 2, 2, 2],
+        ),
+    ),
 }
 """Golden -> blueprint, and its parameters for the golden's tiny configuration."""
 

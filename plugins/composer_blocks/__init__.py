@@ -15,6 +15,7 @@ from composer_blocks import (
     deformable,
     detection,
     fusion,
+    gates,
     memory,
     norms,
     positions,
@@ -41,6 +42,7 @@ ROLES = (
     decoders,
     fusion,
     detection,
+    gates,
 )
 
 

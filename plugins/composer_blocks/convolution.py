@@ -17,8 +17,10 @@ class Conv(Block):
     """A convolution with its normalization and activation: (B, C, *grid) -> (B, out, *grid / stride).
 
     `padding: same` is dilation·(kernel - 1)/2; for a transposed one, what makes the map exactly `stride` times as
-    large, with an `output_padding` of 1 where that takes an odd number (unless one is given).
-    `order` is that of the convolution, its norm and its act; `transposed` runs the convolution backwards, upsampling.
+    large, with an `output_padding` of 1 where that takes an odd number (unless one is given). `half` is the former for
+    both, and then `output_padding` is what makes the transposed map `stride` times as large.
+    `order` is that of the convolution, its norm, its `drop` and its act; where it does not say, `drop` stands before
+    the act. `transposed` runs the convolution backwards, upsampling.
     `standardize` normalizes each filter (Qiao et al., 2019, arXiv:1903.10520): `biased` with eps 1e-5 inside the root,
     or `unbiased` with 1e-12 on the deviation.
     """
@@ -28,19 +30,23 @@ class Conv(Block):
     ratio: Number | None = None
     kernel: PerAxis | Literal["stride"] = 3
     stride: PerAxis = 1
-    padding: PerAxisNatural | Literal["same"] = "same"
+    padding: PerAxisNatural | Literal["same", "half"] = "same"
     dilation: PerAxis = 1
     groups: Positive | Literal["channels"] = 1
     bias: bool = True
     transposed: bool = False
     output_padding: PerAxisNatural | None = None
     standardize: Literal["biased", "unbiased"] | None = None
-    order: Literal["conv norm act", "conv act norm", "norm act conv"] = "conv norm act"
+    order: Literal["conv norm act", "conv act norm", "norm act conv", "conv drop norm act", "conv drop act norm"] = (
+        "conv norm act"
+    )
     norm: Slot = slot(doc="normalization, such as `batch`")
+    drop: Slot = slot(doc="dropout")
     act: Slot = slot(doc="activation, such as `relu`")
 
     def compose(self, net: Scope, x: Value) -> Value:
-        for step in self.order.split():
+        steps = self.order if "drop" in self.order else self.order.replace("act", "drop act")
+        for step in steps.split():
             x = net.add("", self._leaf(net, x.type), x) if step == "conv" else net.slot(step, x=x)
         return x
 
@@ -61,15 +67,15 @@ class Conv(Block):
         )
 
     def _padding(self, net: Scope, kernel: Any, stride: Any, dilation: Any) -> tuple[int, ...]:
-        if self.padding != "same":
+        if not isinstance(self.padding, str):
             return net.per_axis(self.padding, "padding")
-        if self.transposed:
+        if self.transposed and self.padding == "same":
             extents = (d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True))
             return tuple(max(0, (e - s + 1) // 2) for e, s in zip(extents, stride, strict=True))
         return tuple(d * (k - 1) // 2 for k, d in zip(kernel, dilation, strict=True))
 
     def _output_padding(self, net: Scope, kernel: Any, stride: Any, dilation: Any) -> tuple[int, ...]:
-        if self.output_padding is not None or not self.transposed or self.padding != "same":
+        if self.output_padding is not None or not self.transposed or not isinstance(self.padding, str):
             return net.per_axis(self.output_padding or 0, "output_padding")
         padding = self._padding(net, kernel, stride, dilation)
         axes = zip(kernel, stride, padding, dilation, strict=True)

@@ -22,6 +22,8 @@ from composer import (
 )
 from composer_blocks.convolution import Linear
 
+MergeOrder = Literal["column", "row", "monai", "monai_duplicated"]
+
 
 class Pool(Block):
     """What the pools share."""
@@ -160,7 +162,7 @@ class Gather(Block):
     name = "part.gather"
     layout: ClassVar[str] = "grid"
     weightless: ClassVar[bool] = True
-    order: Literal["column", "row"]
+    order: MergeOrder
     odd: Literal["refuse", "pad"]
 
     def infer(self, rule: Rule, x: Type) -> Type:
@@ -179,12 +181,14 @@ class Merge(Block):
     """Patch merging (Liu et al., 2021, arXiv:2103.14030): 2^rank neighbours become one token of `ratio` times the
     width.
 
-    `order: column` takes the neighbours with the first axis running fastest, as Swin does, `row` with the last.
+    `order: column` takes the neighbours with the first axis running fastest, as Swin does, `row` with the last, `monai`
+    those next to the cell first; `monai_duplicated` takes two of them twice and loses two in 3-D, as MONAI did when the
+    published weights of Swin UNETR were trained.
     `odd: pad` pads an odd side by one row of zeros, `refuse` asks for even sides.
     """
 
     name = "down.merge"
-    order: Literal["column", "row"] = "column"
+    order: MergeOrder = "column"
     ratio: Number = 2
     odd: Literal["refuse", "pad"] = "refuse"
     bias: bool = False

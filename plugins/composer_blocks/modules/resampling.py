@@ -74,14 +74,25 @@ class Gather(nn.Module):
 
     def __init__(self, rank: int, order: str, pad: bool):
         super().__init__()
-        offsets = list(itertools.product((0, 1), repeat=rank))
-        self.offsets = [o[::-1] for o in offsets] if order == "column" else offsets
+        self.offsets = merge_order(rank, order)
         self.pad = pad
 
     def forward(self, x: Tensor) -> Tensor:
         if self.pad:
             x = functional.pad(x, [0, 0, *(a for n in reversed(x.shape[1:-1]) for a in (0, n % 2))])
         return torch.cat([x[(slice(None), *(slice(o, None, 2) for o in offset))] for offset in self.offsets], -1)
+
+
+def merge_order(rank: int, order: str) -> list[tuple[int, ...]]:
+    """The offsets of the 2^rank cells that are merged."""
+    offsets = list(itertools.product((0, 1), repeat=rank))
+    if order == "row":
+        return offsets
+    if order == "column":
+        return [o[::-1] for o in offsets]
+    if order == "monai_duplicated" and rank == 3:
+        return [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 0, 1), (0, 1, 0), (0, 0, 1), (1, 1, 1)]
+    return sorted(offsets, key=lambda o: (sum(o), [-n for n in o]))
 
 
 class Spread(nn.Module):
