@@ -86,4 +86,5 @@ def stored(entry: dict[str, Any], tensor: Tensor) -> tuple[Tensor, Tensor]:
         ends = itertools.product(*[(0, n - 1) for n in tensor.shape])
         corners = [numpy.ravel_multi_index(c, tuple(tensor.shape)) for c in ends]
         at = numpy.concatenate([numpy.arange(count, dtype=numpy.int64) * entry["stride"] % size, corners])
-    return torch.tensor(entry["values"]), tensor.detach().flatten()[torch.from_numpy(at)]
+    ours = tensor.detach().flatten()[torch.from_numpy(at)]
+    return torch.tensor(entry["values"], dtype=ours.dtype), ours
