@@ -368,8 +368,8 @@ def segment(
     classes may be one logit, positive for class 1. Logits of overlapping windows are averaged under a Gaussian
     (MONAI). It runs on the network's device in eval mode, which is undone afterwards. One window runs before the
     others, to learn the size of the output. With `position` the network also takes `position` (B, axes), the centre of
-    the window less that of the (padded) image, in voxels. `progress` hears (windows done, windows in total). What does not fit is
-    BP805.
+    the window less that of the (padded) image, in voxels. `progress` hears (windows done, windows in total). What does
+    not fit is BP805.
     """
     import torch
 

@@ -101,7 +101,7 @@ class Cells(nn.Module):
     def _cells(self, position: Tensor, axis: int) -> tuple[Tensor, Tensor]:
         """The cell of the centre along an axis, and its neighbour."""
         count, side, whole = self.grid[axis], self.crop[axis], self.volume[axis]
-        place = position.double() + whole // 2 - ceil((whole - side * count) / 2)
+        place = position.float() + whole // 2 - ceil((whole - side * count) / 2)
         first = ((place - side // 2) / side).floor().long().clamp(min=0)
         first = first.clamp(max=count - 1) if self.last else torch.where(place >= count * side, 0, first)
         return first, torch.where(first + 1 < count, first + 1, first - 1)
