@@ -48,6 +48,17 @@ class Use:
 TOKENS = {"cls": {"use": "tokens.prepend", "count": 2}}
 TWO = {"other": {"use": "conv", "kernel": 1, "out": 4}}
 BOTH = {"x": "image", "skip": "other"}
+SCALES = {
+    "small": {"use": "pool.max"},
+    "coarse": {"use": "pool.average", "from": "image"},
+    "scales": {"use": "scales.flatten", "from": ["image", "small", "coarse"], "level_embedding": False},
+}
+SEEN = {"small": {"use": "pool.max"}, "valid": {"use": "conv", "from": "image", "out": 1, "act": "sigmoid"},
+    "less": {"use": "pool.max"}, "masked": {"use": "scales.flatten", "from": {"x": ["image", "small"],
+    "mask": ["valid", "less"]}, "position": "position.sine"},
+    "scales": {"use": "fuse.add", "from": ["masked.tokens", "masked.position"]}}  # fmt: skip
+ASKED = {"queries": {"use": "tokens.learned", "count": 3, "from": "image"}, "places": {"graph": {"linear": {"use":
+    "linear", "out": 4}, "act": "act.sigmoid"}}}  # fmt: skip
 ATTENTION = {"use": "attention.multihead", "heads": 2}
 
 USES: dict[str, list[Use]] = {
@@ -123,6 +134,28 @@ USES: dict[str, list[Use]] = {
         Use({"heads": 2, "window": 4, "shrink": "equal"}, ranks=(1,)),
         Use({"heads": 2, "window": 4, "shift": 1, "shrink": "none"}),
     ],
+    "attention.deformable": [
+        Use({"heads": 2, "points": 3, "from": "scales.tokens"}, SCALES, ranks=(2, 3)),
+        Use({"heads": 1, "axes": "dwh_as_xyz", "from": {"x": "scales", "mask": "masked.mask"}}, SEEN, ranks=(3,),
+            channels=6),
+        Use({"heads": 2, "from": {"x": "scales", "position": "masked.position", "mask": "masked.mask"}}, SEEN,
+            ranks=(2,)),
+        Use({"heads": 4, "points": 1, "from": {"x": "queries", "context": "scales.tokens", "reference": "places"}},
+            {**SCALES, **ASKED}, ranks=(2,)),
+        Use({"heads": 2, "from": {"x": "image", "context": "other"}}, TWO, ranks=(2, 3)),
+    ],
+    "scales.flatten": [Use({"use": "linear", "from": "scales.tokens"}, SCALES), Use({"use": "linear", "from":
+        "scales"}, SEEN, ranks=(2,))],
+    "scales.split": [Use({"use": "conv", "from": "maps.1"}, {**SCALES, "maps": {"use": "scales.split", "from":
+        "scales.tokens"}})],
+    "tokens.learned": [Use({"count": 3}), Use({"count": 3, "dim": 6, "std": 0.1}), Use({"count": 2,
+        "zeros": True})],
+    "head.boxes": [
+        Use({"mlp": {"use": "mlp", "out": 6, "layers": 3}}),
+        Use({"from": {"x": "queries", "reference": "places"}, "mlp": {"use": "mlp", "out": 4}}, ASKED, ranks=(2,)),
+        Use({"from": {"x": "queries", "reference": "places"}, "mlp": {"use": "mlp", "out": 8}}, ASKED, ranks=(2,)),
+    ],
+    "detach": [Use({}), Use({"use": "fuse.add", "from": ["cls", "constant"]}, {**TOKENS, "constant": {"use": "detach"}})],
     "mlp": [Use({}), Use({"ratio": 2, "layers": 3, "out": 5, "bias": False, "dropout": 0.1, "act": "relu"}),
             Use({"hidden": 6, "middle": {"use": "conv", "groups": "channels"}})],
     "block.transformer": [
