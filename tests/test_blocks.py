@@ -602,7 +602,7 @@ def test_standardized_weights(kind: str, grid: list[int], tmp_path: Path) -> Non
         if kind == "biased":
             plain[k] = (w - mean) / ((w - mean).pow(2).sum() / w.numel() + 1e-5).sqrt()
         else:
-            plain[k] = (w - mean) / (((w - mean).pow(2).sum() / (w.numel() - 1)).sqrt() + 1e-12)
+            plain[k] = (w - mean) / ((w - mean).pow(2).sum() / (w.numel() - 1) + 1e-12).sqrt()
     run = torch.nn.functional.conv2d if len(grid) == 2 else torch.nn.functional.conv3d
     close(network(x), run(x, plain, network.node.bias, padding=1))
 

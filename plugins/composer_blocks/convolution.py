@@ -20,7 +20,7 @@ class Conv(Block):
     large, with an `output_padding` of 1 where that takes an odd number (unless one is given).
     `order` is that of the convolution, its norm and its act; `transposed` runs the convolution backwards, upsampling.
     `standardize` normalizes each filter (Qiao et al., 2019, arXiv:1903.10520): `biased` with eps 1e-5 inside the root,
-    or `unbiased` with 1e-12 on the deviation.
+    or `unbiased` with the sample variance and 1e-12 (CoTr).
     """
 
     name = "conv"
