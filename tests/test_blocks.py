@@ -48,6 +48,17 @@ class Use:
 TOKENS = {"cls": {"use": "tokens.prepend", "count": 2}}
 TWO = {"other": {"use": "conv", "kernel": 1, "out": 4}}
 BOTH = {"x": "image", "skip": "other"}
+SCALES = {
+    "small": {"use": "pool.max"},
+    "coarse": {"use": "pool.average", "from": "image"},
+    "scales": {"use": "scales.flatten", "from": ["image", "small", "coarse"], "level_embedding": False},
+}
+SEEN = {"small": {"use": "pool.max"}, "valid": {"use": "conv", "from": "image", "out": 1, "act": "sigmoid"},
+    "less": {"use": "pool.max"}, "masked": {"use": "scales.flatten", "from": {"x": ["image", "small"],
+    "mask": ["valid", "less"]}, "position": "position.sine"},
+    "scales": {"use": "fuse.add", "from": ["masked.tokens", "masked.position"]}}  # fmt: skip
+ASKED = {"queries": {"use": "tokens.learned", "count": 3, "from": "image"}, "places": {"graph": {"linear": {"use":
+    "linear", "out": 4}, "act": "act.sigmoid"}}}  # fmt: skip
 ATTENTION = {"use": "attention.multihead", "heads": 2}
 
 CELLS = {
@@ -150,6 +161,28 @@ USES: dict[str, list[Use]] = {
     "memory.cells": [
         Use(_with_memory({"use": "memory.global_tokens", "attention": ATTENTION, "volume": VOLUME}), CELLS)
     ],
+    "attention.deformable": [
+        Use({"heads": 2, "points": 3, "from": "scales.tokens"}, SCALES, ranks=(2, 3)),
+        Use({"heads": 1, "axes": "dwh_as_xyz", "from": {"x": "scales", "mask": "masked.mask"}}, SEEN, ranks=(3,),
+            channels=6),
+        Use({"heads": 2, "from": {"x": "scales", "position": "masked.position", "mask": "masked.mask"}}, SEEN,
+            ranks=(2,)),
+        Use({"heads": 4, "points": 1, "from": {"x": "queries", "context": "scales.tokens", "reference": "places"}},
+            {**SCALES, **ASKED}, ranks=(2,)),
+        Use({"heads": 2, "from": {"x": "image", "context": "other"}}, TWO, ranks=(2, 3)),
+    ],
+    "scales.flatten": [Use({"use": "linear", "from": "scales.tokens"}, SCALES), Use({"use": "linear", "from":
+        "scales"}, SEEN, ranks=(2,))],
+    "scales.split": [Use({"use": "conv", "from": "maps.1"}, {**SCALES, "maps": {"use": "scales.split", "from":
+        "scales.tokens"}})],
+    "tokens.learned": [Use({"count": 3}), Use({"count": 3, "dim": 6, "std": 0.1}), Use({"count": 2,
+        "zeros": True})],
+    "head.boxes": [
+        Use({"mlp": {"use": "mlp", "out": 6, "layers": 3}}),
+        Use({"from": {"x": "queries", "reference": "places"}, "mlp": {"use": "mlp", "out": 4}}, ASKED, ranks=(2,)),
+        Use({"from": {"x": "queries", "reference": "places"}, "mlp": {"use": "mlp", "out": 8}}, ASKED, ranks=(2,)),
+    ],
+    "detach": [Use({}), Use({"use": "fuse.add", "from": ["cls", "constant"]}, {**TOKENS, "constant": {"use": "detach"}})],
     "mlp": [Use({}), Use({"ratio": 2, "layers": 3, "out": 5, "bias": False, "dropout": 0.1, "act": "relu"}),
             Use({"hidden": 6, "middle": {"use": "conv", "groups": "channels"}})],
     "block.transformer": [
@@ -596,7 +629,7 @@ def test_standardized_weights(kind: str, grid: list[int], tmp_path: Path) -> Non
         if kind == "biased":
             plain[k] = (w - mean) / ((w - mean).pow(2).sum() / w.numel() + 1e-5).sqrt()
         else:
-            plain[k] = (w - mean) / (((w - mean).pow(2).sum() / (w.numel() - 1)).sqrt() + 1e-12)
+            plain[k] = (w - mean) / ((w - mean).pow(2).sum() / (w.numel() - 1) + 1e-12).sqrt()
     run = torch.nn.functional.conv2d if len(grid) == 2 else torch.nn.functional.conv3d
     close(network(x), run(x, plain, network.node.bias, padding=1))
 

@@ -22,7 +22,7 @@ class Conv(Block):
     `order` is that of the convolution, its norm, its `drop` and its act; where it does not say, `drop` stands before
     the act. `transposed` runs the convolution backwards, upsampling.
     `standardize` normalizes each filter (Qiao et al., 2019, arXiv:1903.10520): `biased` with eps 1e-5 inside the root,
-    or `unbiased` with 1e-12 on the deviation.
+    or `unbiased` with the sample variance and 1e-12 (CoTr).
     """
 
     name = "conv"

@@ -36,7 +36,8 @@ def convolution(
 class Standardized:
     """Mixed into a convolution: each filter has mean 0 and deviation 1 when it is used (weights are stored raw).
 
-    biased: (w - mean) / sqrt(var + 1e-5) with the population variance. unbiased: (w - mean) / (std + 1e-12).
+    biased: (w - mean) / sqrt(var + 1e-5) with the population variance. unbiased: (w - mean) / sqrt(var + 1e-12)
+    with the sample variance.
     """
 
     weight: Tensor
@@ -54,7 +55,7 @@ class Standardized:
         centred = self.weight - self.weight.mean(axes, keepdim=True)
         if self.standardize == "biased":
             return centred * torch.rsqrt(centred.square().mean(axes, keepdim=True) + 1e-5)
-        return centred / (centred.flatten(1).std(1).view(-1, *[1] * len(axes)) + 1e-12)
+        return centred * torch.rsqrt(self.weight.var(axes, keepdim=True) + 1e-12)
 
 
 class StandardizedConv1d(Standardized, nn.Conv1d):

@@ -31,14 +31,19 @@ def order(axes: str, rank: int) -> list[int]:
     return [0, 2, 1] if axes == "dwh_as_xyz" else list(range(rank))[::-1]
 
 
-def valid_parts(masks: list[Tensor], axes: list[int]) -> Tensor:
+def precise(x: Tensor) -> torch.dtype:
+    """Places are computed in 32 bits at least: with fewer they would be off by whole cells."""
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def valid_parts(masks: list[Tensor], axes: list[int], dtype: torch.dtype) -> Tensor:
     """The valid share of each axis of each scale, measured along the edges: masks [(B, *grid, 1)] -> (B, L, rank)."""
-    return torch.stack([torch.stack([_edge(m.squeeze(-1), a).mean(1) for a in axes], -1) for m in masks], 1)
+    return torch.stack([torch.stack([_edge(m.squeeze(-1), a).to(dtype).mean(1) for a in axes], -1) for m in masks], 1)
 
 
 def _edge(mask: Tensor, axis: int) -> Tensor:
     """mask (B, *grid) -> its first row along an axis, (B, n)."""
-    return mask[(slice(None), *(slice(None) if k == axis else 0 for k in range(mask.dim() - 1)))].float()
+    return mask[(slice(None), *(slice(None) if k == axis else 0 for k in range(mask.dim() - 1)))]
 
 
 class Centres(nn.Module):
@@ -51,13 +56,13 @@ class Centres(nn.Module):
     def forward(self, x: list[Tensor], mask: list[Tensor] | None = None) -> Tensor:
         levels = [self._of(m) for m in x]
         if mask is not None:
-            valid = valid_parts(mask, self.axes).to(x[0].dtype)
+            valid = valid_parts(mask, self.axes, precise(x[0]))
             levels = [c / valid[:, k, None] for k, c in enumerate(levels)]
         return torch.cat(levels, 1).expand(x[0].shape[0], -1, -1)
 
     def _of(self, x: Tensor) -> Tensor:
         grid = x.shape[1:-1]
-        lines = [(torch.arange(n, device=x.device, dtype=x.dtype) + 0.5) / n for n in grid]
+        lines = [(torch.arange(n, device=x.device, dtype=precise(x)) + 0.5) / n for n in grid]
         places = torch.meshgrid(*lines, indexing="ij")
         return torch.stack([places[a].flatten() for a in self.axes], -1)[None]
 
@@ -77,7 +82,8 @@ class Sample(nn.Module):
         offsets = torch.unflatten(offsets, -1, (self.heads, len(maps), self.points, self.rank))
         weights = torch.unflatten(weights, -1, (self.heads, -1)).softmax(-1)
         weights = torch.unflatten(weights, -1, (len(maps), self.points))
-        valid = None if mask is None else valid_parts(mask, self.axes).to(reference.dtype)
+        reference, offsets = reference.to(precise(reference)), offsets.to(precise(offsets))
+        valid = None if mask is None else valid_parts(mask, self.axes, reference.dtype)
         found = []
         for k, x in enumerate(maps):
             at = reference
@@ -100,8 +106,10 @@ class Sample(nn.Module):
         maps = torch.unflatten(x, -1, (self.heads, -1)).movedim(-2, 1).movedim(-1, 2).flatten(0, 1)
         grid = (2 * places - 1).transpose(1, 2).flatten(0, 1)
         grid = grid if self.rank == 2 else grid[:, :, :, None]
-        found = functional.grid_sample(maps, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-        return torch.unflatten(found.flatten(3).movedim(1, -1), 0, (-1, self.heads))
+        found = functional.grid_sample(
+            maps.to(grid.dtype), grid, mode="bilinear", padding_mode="zeros", align_corners=False
+        )
+        return torch.unflatten(found.to(x.dtype).flatten(3).movedim(1, -1), 0, (-1, self.heads))
 
     def extra_repr(self) -> str:
         return f"heads={self.heads}, points={self.points}"
