@@ -189,3 +189,37 @@ def test_the_init_is_the_published_one() -> None:
     assert state["blocks.0.mlp.fc1.weight"].abs().max().item() == pytest.approx((6 / 296) ** 0.5, rel=0.01)
     assert 0 < state["blocks.0.mlp.fc1.bias"].abs().max() < 1e-5
     assert state["blocks.0.attention.query.bias"].abs().max() > 0.01
+
+
+# --- mt_transunet -----------------------------------------------------------------------------------------------------
+
+
+def test_any_size_fits_a_table_that_is_never_added() -> None:
+    network = composer.load("mt_transunet", **TINY | dict(size=[64, 64])).build().eval()
+    outputs = network(torch.randn(1, 3, 96, 96))
+    shapes = {k: tuple(v.shape[1:]) for k, v in outputs.items()}
+    assert shapes == {"logits": (2, 96, 96), "distance": (1, 96, 96), "category": (3,), "coarse": (2, 6, 6)}
+
+
+def test_fixed_adds_the_positions() -> None:
+    plain, fixed = (composer.load(n, **TINY).build().eval() for n in ("mt_transunet", "mt_transunet:fixed"))
+    assert sum(p.numel() for p in plain.parameters()) == sum(p.numel() for p in fixed.parameters())
+    state = {k.replace("drop.position", "places"): v for k, v in plain.state_dict().items()}
+    fixed.load_state_dict(state)
+    x = torch.randn(1, 3, 32, 32)
+    torch.testing.assert_close(fixed(x), plain(x))
+    with torch.no_grad():
+        fixed.places.table += torch.randn(5, 24)
+    assert not torch.allclose(fixed(x)["category"], plain(x)["category"])
+
+
+@pytest.mark.parametrize("name", ["mt_transunet", "mt_transunet:fixed"])
+def test_the_archive_fills_four_layers_and_the_table(name: str) -> None:
+    blueprint = composer.load(name)
+    names = archive(64, [3, 4, 9], 768, 3072, 12, 12, 197)
+    wanted = {k: tuple(v.shape) for k, v in blueprint.build(device="meta").state_dict().items()}
+    plan = match(blueprint.weights["google"], names, wanted)
+    assert len(plan.dropped) == 8 * 16
+    assert not plan.unknown + plan.mismatched + plan.duplicates
+    heads = {"cls", "neck", "decoder", "head", "distance", "category", "coarse"}
+    assert {a.split(".")[0] for a in plan.missing} == heads
