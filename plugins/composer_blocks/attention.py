@@ -57,8 +57,9 @@ class MultiheadAttention(Block):
     differs from `bias`; without `out` there is no projection at the end, and `out_bias` is its bias. `scale` divides
     the scores by the root of the width of a head, of all heads, or not; `softmax` runs over keys, or over queries.
     `out_dropout` follows the projection. `position` and `context_position` are added to what queries and keys are made
-    of, never to values. `value` takes the values from another map than the keys. Slots: `reduce` makes the sequence of keys and values shorter before their
-    projection (SegFormer), `pool` after it (non-local block), `norm` stands at the end.
+    of, never to values. `value` takes the values from another map than the keys. Slots: `reduce` makes the sequence of
+    keys and values shorter before their projection (SegFormer), `pool` after it (non-local block), `norm` stands at the
+    end.
     """
 
     name = "attention.multihead"
