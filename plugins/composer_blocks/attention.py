@@ -155,6 +155,7 @@ class WindowAttention(Block):
     pad_order pad before the shift, or after it
     project_query   false takes x itself as the query
     qkv_bias  whether the projections to queries, keys and values have a bias
+    out_dropout   what follows the last projection
     """
 
     name = "attention.window"
@@ -169,6 +170,7 @@ class WindowAttention(Block):
     project_query: bool = True
     qkv_bias: bool = True
     dropout: Rate = 0
+    out_dropout: Rate = 0
     bias: Slot = slot("relative", role="position", offers=("x", "full"), doc="(heads, n, n) added to the scores")
 
     def compose(self, net: Scope, x: Value, context: Value | None = None) -> Value:
@@ -185,7 +187,8 @@ class WindowAttention(Block):
         shapes = {"x": net.shape(x.type.with_(channels=self.heads, grid=tuple(window)))}
         shapes["full"] = net.shape(x.type.with_(channels=self.heads, grid=tuple(full)))
         bias = net.slot("bias", **shapes) if net.has("bias") else None
-        return net.add("", self._leaf(window, shift), x, context=context, bias=bias)
+        y = net.add("", self._leaf(window, shift), x, context=context, bias=bias)
+        return net.add("out_drop", Dropout(rate=self.out_dropout), y) if self.out_dropout else y
 
     def policy(self, net: Scope, grid: tuple[Size, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Window and shift at the size the network is built for."""
