@@ -2,8 +2,8 @@
 
     python benchmarks/tissue.py --steps 600 -o blueprints/weights/unet_demo.safetensors
 
-Image and labels are the MNI152 template and tissue maps that nilearn ships. One template brain is no evidence about other
-brains: this shows that the main job works, not that the network generalises.
+Image and labels are the MNI152 template and tissue maps that nilearn ships. One template brain is no evidence about
+other brains: this shows that the main job works, not that the network generalises.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def tissue() -> np.ndarray:
 
 
 def patches(image: torch.Tensor, labels: torch.Tensor, size: int, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Random crops, mostly about brain voxels, randomly flipped, with intensities changed: (batch, 1, size³) and labels."""
+    """Random crops, mostly about brain voxels, flipped, with intensities changed: (batch, 1, size³) and labels."""
     brain = torch.nonzero(labels)
     pairs = []
     for _ in range(batch):

@@ -3,8 +3,8 @@
 The fields of the (frozen pydantic) model are the YAML keys. A block is one of two kinds:
 
 * a **leaf** owns an ordinary `nn.Module`, which knows nothing of composer. Its rule is data (`shape`, see
-  `composer.notation`) or a method `infer(self, rule, x, ...)` in plain arithmetic on sizes; `build` makes the module and
-  asks, by name, for the axes or port types it needs, as numbers.
+  `composer.notation`) or a method `infer(self, rule, x, ...)` in plain arithmetic on sizes; `build` makes the module
+  and asks, by name, for the axes or port types it needs, as numbers.
 * a **compound** has slots and `compose(self, net, x, ...)`: it wires leaves and the blocks in its slots. It exists only
   while a network is compiled, so any attention fits any stage and nothing is left of it at run time but its address.
 
@@ -16,7 +16,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Protocol, Union
+from typing import Annotated, Any, ClassVar, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -24,7 +24,24 @@ from composer import notation
 from composer.dims import Size
 from composer.types import Type
 
-RESERVED = frozenset("use graph outputs from repeat for carry first last share when unused tap note".split())
+RESERVED = frozenset(
+    (
+        "use",
+        "graph",
+        "outputs",
+        "from",
+        "repeat",
+        "for",
+        "carry",
+        "first",
+        "last",
+        "share",
+        "when",
+        "unused",
+        "tap",
+        "note",
+    )
+)
 """Words of the language; no block may have an option of this name."""
 
 ALL_PORTS = "more"
@@ -39,9 +56,9 @@ Positive = Annotated[int, Field(strict=True, ge=1)]
 Natural = Annotated[int, Field(strict=True, ge=0)]
 Number = Annotated[float, Field(strict=False)]
 Rate = Annotated[float, Field(ge=0, le=1)]
-PerAxis = Union[Positive, tuple[Positive, ...]]
+PerAxis = Positive | tuple[Positive, ...]
 """One number for every axis, or one per axis."""
-PerAxisNatural = Union[Natural, tuple[Natural, ...]]
+PerAxisNatural = Natural | tuple[Natural, ...]
 Slot = Any
 """The type of a field that holds a block not yet connected; declare it with `slot()`."""
 

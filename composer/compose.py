@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from composer import blueprint as stage
 from composer import sizes
 from composer.diagnostics import BlueprintError, Diagnostic
-from composer.graph import Graph, link_all
-from composer.inference import Program, infer_all
+from composer.graph import Graph
+from composer.inference import Program, ProgramInput, infer_all
+from composer.linking import link_all
 from composer.passes import optimize
 from composer.registry import Registry
 
@@ -39,7 +40,7 @@ def load(source: str | os.PathLike[str], registry: Registry | None = None, /, **
 class Blueprint(stage.Blueprint):
     """A loaded blueprint with the rest of the walk attached. Immutable; every method starts from the text again."""
 
-    registry: Registry = Registry()
+    registry: Registry = field(default_factory=Registry)
 
     @classmethod
     def load(
@@ -73,7 +74,7 @@ class Blueprint(stage.Blueprint):
     def check(self, **shapes: tuple[int, ...]) -> Program:
         """Everything short of building: `check(image=(1, 3, 224, 224))` also checks a shape. Needs no torch."""
         program = self.infer()
-        mistakes = [m for name, shape in shapes.items() for m in _shape_mistakes(program, name, shape)]
+        mistakes = _shape_mistakes(program, shapes)
         if mistakes:
             raise BlueprintError(mistakes)
         return program
@@ -108,25 +109,33 @@ def _restored(fields: Mapping[str, Any], registry: Registry | None) -> Blueprint
     return Blueprint(**fields, registry=registry or Registry.discover())
 
 
-def _shape_mistakes(program: Program, name: str, shape: Iterable[int]) -> list[Diagnostic]:
-    """What is wrong with feeding `shape`, without feeding it."""
-    spec = next((i for i in program.inputs if i.name == name), None)
-    shape = tuple(shape)
-    if spec is None:
-        return [
-            Diagnostic("BP503", f"there is no input `{name}`; there are {', '.join(i.name for i in program.inputs)}")
-        ]
+def _shape_mistakes(program: Program, shapes: Mapping[str, Iterable[int]]) -> list[Diagnostic]:
+    """What is wrong with feeding inputs of these shapes, without feeding them."""
+    mistakes: list[Diagnostic] = []
+    env: dict[str, int] = {}
+    for name, shape in shapes.items():
+        spec = next((i for i in program.inputs if i.name == name), None)
+        if spec is None:
+            known = ", ".join(i.name for i in program.inputs)
+            mistakes.append(Diagnostic("BP503", f"there is no input `{name}`; there are {known}"))
+            continue
+        sizes_of = tuple(shape)
+        wrong = _misfit(spec, sizes_of)
+        mistakes += wrong
+        for axis, size in zip(spec.axes, sizes_of[2:], strict=False) if not wrong else ():
+            if env.setdefault(axis, size) != size:
+                text = f"`{name}` has {axis} = {size}, another input has {axis} = {env[axis]}"
+                mistakes.append(Diagnostic("BP501", text, spec.span))
+    span = next((i.span for i in program.inputs if i.name in shapes), None)
+    return mistakes or list(sizes.violations(program.constraints, env, span))
+
+
+def _misfit(spec: ProgramInput, shape: tuple[int, ...]) -> list[Diagnostic]:
+    """A wrong number of axes or channels."""
     if len(shape) != len(spec.type.grid) + 2:
-        return [
-            Diagnostic(
-                "BP502", f"`{name}` of shape {shape} has {len(shape)} axes; the network takes {spec.type}", spec.span
-            )
-        ]
+        text = f"`{spec.name}` of shape {shape} has {len(shape)} axes; the network takes {spec.type}"
+        return [Diagnostic("BP502", text, spec.span)]
     if shape[1] != spec.type.channels:
-        return [
-            Diagnostic(
-                "BP504", f"`{name}` of shape {shape} has {shape[1]} channels; the network takes {spec.type}", spec.span
-            )
-        ]
-    env = dict(zip(spec.axes, shape[2:], strict=False))
-    return [replace(m, span=spec.span) for m in sizes.violations(program.constraints, env, spec.span)]
+        text = f"`{spec.name}` of shape {shape} has {shape[1]} channels; the network takes {spec.type}"
+        return [Diagnostic("BP504", text, spec.span)]
+    return []

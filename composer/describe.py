@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def describe(program: Program, network: Network | None = None) -> dict[str, Any]:
-    """The network as a tree of nodes with types, options and places; with parameters if it is built (`meta` will do)."""
+    """The network as a tree of nodes with types, options, places, and (if built; `meta` will do) parameters."""
     return _Description(program, _counts(network)).whole()
 
 

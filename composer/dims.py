@@ -68,7 +68,7 @@ class Extremum:
         return f"{'max' if self.largest else 'min'}({', '.join(map(str, self.items))})"
 
 
-Atom = Union[Symbol, Floor, Extremum]
+Atom = Symbol | Floor | Extremum
 Monomial = tuple[Atom, ...]
 
 
@@ -195,14 +195,17 @@ def at(size: Size, env: Mapping[str, Any]) -> Any:
 
 
 def ceil_div(size: Size, by: int) -> Size:
+    """size / by, rounded up."""
     return (size + (by - 1)) // by
 
 
 def minimum(*sizes: Size) -> Size:
+    """The smallest of several sizes."""
     return _extremum(False, sizes)
 
 
 def maximum(*sizes: Size) -> Size:
+    """The largest of several sizes."""
     return _extremum(True, sizes)
 
 
@@ -217,6 +220,7 @@ def _extremum(largest: bool, sizes: tuple[Size, ...]) -> Size:
 
 
 def product(sizes: Iterable[Size]) -> Size:
+    """The product of sizes, such as the cells of a grid."""
     result: Size = 1
     for size in sizes:
         result = result * size

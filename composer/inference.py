@@ -412,7 +412,7 @@ class _Inference:
             if kind == "tokens":
                 extra = f"{value.type.extra} extra token{'s' * (value.type.extra > 1)}"
                 text = f"`{scope.called(block)}` needs a map; this has {extra} in front: {value.type}"
-                raise scope.refusal("BP303", text, "drop them first: `{use: tokens.drop}`")
+                raise scope.refusal("BP303", text, "drop them before it")
             if kind != "map":
                 raise scope.refusal("BP302", f"`{scope.called(block)}` needs a map, this is {value.type}")
             return self.held_as(value, "first" if want == "map" else "last")

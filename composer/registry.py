@@ -124,6 +124,7 @@ class _Added:
 
 
 def clash(name: str, owners: Iterable[str]) -> Diagnostic:
+    """The message about a name that belongs to nobody."""
     return Diagnostic(
         "BP602",
         f"two plugins claim the block `{name}`: {' and '.join(owners)}",

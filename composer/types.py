@@ -89,12 +89,15 @@ UNKNOWN = Type("unknown")
 
 
 def map_(channels: int, grid: tuple[Size, ...]) -> Type:
+    """A map: (B, channels, *grid)."""
     return Type("map", channels, tuple(grid))
 
 
 def vector(channels: int) -> Type:
+    """A vector: (B, channels)."""
     return Type("vector", channels)
 
 
 def queries(count: Size, channels: int) -> Type:
+    """Tokens without a grid: (B, count, channels)."""
     return Type("queries", channels, count=count)

@@ -1,6 +1,6 @@
 """The shape of the package: imports go one way, plugins have no privilege, the public names are pinned."""
 
-# ruff: noqa: E501, SIM905 - blueprints and messages stand on one line each
+# ruff: noqa: SIM905 - blueprints and messages stand on one line each
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PLUGIN = CORE.parent / "plugins" / "composer_blocks"
 PASSES = sorted(f"passes.{p.stem}" for p in (CORE / "passes").glob("*.py") if p.stem != "__init__")
 WALK = [
     *"diagnostics dims types expressions source names addresses notation block hookspecs registry sizes layouts".split(),
-    *"blueprint graph inference strides".split(),
+    *"blueprint graph scopes edits linking inference strides".split(),
     *PASSES,
     *"passes keymap init module weights exporters compose".split(),
 ]

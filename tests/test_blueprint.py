@@ -1,7 +1,5 @@
 """Loading: documents, parameters, presets, `extends` and overrides. Nothing here knows a block."""
 
-# ruff: noqa: E501 - blueprints and messages stand on one line each
-
 from __future__ import annotations
 
 from pathlib import Path

@@ -262,7 +262,8 @@ def test_cold_check_imports_no_torch_and_no_networkx() -> None:
 def test_completion_knows_names_presets_blocks_and_codes() -> None:
     from composer.cli import common
 
-    assert common.complete_blueprint("swin") and "vit:large" in common.complete_blueprint("vit:")
+    assert "swin_unet" in common.complete_blueprint("swin")
+    assert "vit:large" in common.complete_blueprint("vit:")
     assert "attention.window" in common.complete_block("attention.")
     assert "BP301" in common.complete_code("bp3")
 

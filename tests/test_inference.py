@@ -1,7 +1,5 @@
 """Typing: every edge gets a type and a layout, every axis its constraints; random blueprints go through whole."""
 
-# ruff: noqa: E501 - blueprints and messages stand on one line each
-
 from __future__ import annotations
 
 from pathlib import Path

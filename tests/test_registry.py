@@ -109,8 +109,8 @@ def test_two_plugins_with_one_name_are_refused_by_name(monkeypatch: pytest.Monke
     points = [point(n, plugin(block("attention.axial")), f"{n}-axial", v) for n, v in (("a", "1.2"), ("b", "0.3"))]
     found = discovered(monkeypatch, *points)
     assert "attention.axial" not in found.blocks
+    both = Registry(shipped.blocks, shipped.owners, clashes=found.clashes)
     with pytest.raises(composer.BlueprintError) as caught:
-        both = Registry(shipped.blocks, shipped.owners, clashes=found.clashes)
         composer.load("vit:tiny", both, **{"blocks.*.attention": "attention.axial"}).check()
     text = str(caught.value)
     assert "BP602" in text

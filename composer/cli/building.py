@@ -29,7 +29,7 @@ def convert(
     plugin: common.Plugins = None,
     partial: Annotated[bool, typer.Option("--partial", help="Write even when some weights are missing.")] = False,
 ) -> None:
-    """Convert a checkpoint of the official code to this blueprint's names; lists what was mapped, dropped and missing."""
+    """Convert an official checkpoint to this blueprint's names; lists what was mapped, dropped and missing."""
     from composer import weights as files
 
     if not to:

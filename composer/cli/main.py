@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -20,11 +20,25 @@ USAGE: Any = typer.BadParameter.__mro__[2]
 
 app = typer.Typer(
     name="composer",
-    help="Networks of medical imaging as short YAML blueprints.",
     no_args_is_help=True,
+    invoke_without_command=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+@app.callback()
+def version(
+    show: Annotated[bool, typer.Option("--version", is_eager=True, help="The version, and nothing else.")] = False,
+) -> None:
+    """Networks of medical imaging as short YAML blueprints."""
+    if show:
+        from composer import __version__
+
+        print(__version__)
+        raise typer.Exit()
+
+
 listing.add_to(app)
 checking.add_to(app)
 building.add_to(app)

@@ -48,9 +48,8 @@ def run(
     imaging.check_output(drawn, suffixes=(".png",))
     volume = imaging.read_volume(image, channels, rank=len(size), axis=axis)
     volume = imaging.normalize(volume, normalize)
-    print(
-        f"{loaded.name} on {image.name}: {' × '.join(map(str, volume.shape))} voxels, windows of {' × '.join(map(str, size))}"
-    )
+    voxels, window = (" × ".join(map(str, n)) for n in (volume.shape, size))
+    print(f"{loaded.name} on {image.name}: {voxels} voxels, windows of {window}")
     network = loaded.build(weights=weights).to(usable(device))
     if weights is None:
         print("This network is untrained: no weights were given, so its labels mean nothing. Give them with --weights.")

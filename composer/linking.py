@@ -1,0 +1,941 @@
+"""Stage 2: Blueprint + Registry -> Graph: names become blocks, slots are filled, loops unrolled, edits applied.
+
+Every reference is resolved here. All of one linking shares a `_Linker`: the addresses that exist so far, the edits and
+what they hit, and the mistakes, which are collected so that one run shows them all.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
+
+from pydantic import ValidationError
+
+from composer import blueprint as blueprints
+from composer.addresses import Pattern, is_prefix
+from composer.block import RESERVED, Block, SlotSpec
+from composer.blueprint import Blueprint, Edit, merge_specs, without
+from composer.diagnostics import BlueprintError, Diagnostic, Span, did_you_mean, listing, nearest, once
+from composer.edits import as_inline, changed
+from composer.expressions import ExpressionError
+from composer.graph import (
+    Body,
+    Broken,
+    Call,
+    Given,
+    Graph,
+    GraphInput,
+    GraphOutput,
+    Group,
+    Input,
+    Ref,
+    Through,
+)
+from composer.names import Closure, Names, evaluate, is_var
+from composer.registry import Registry, clash
+from composer.scopes import Missing, Scope, circle
+from composer.source import Map, span_of
+
+
+def link(blueprint: Blueprint, registry: Registry) -> Graph:
+    """Resolve every name of a blueprint. Raises `BlueprintError` with all mistakes found."""
+    graph, mistakes = link_all(blueprint, registry)
+    if mistakes:
+        raise BlueprintError(mistakes)
+    return graph
+
+
+def link_all(blueprint: Blueprint, registry: Registry) -> tuple[Graph, list[Diagnostic]]:
+    """The graph as far as it could be linked, and every mistake on the way."""
+    linker = _Linker(registry, blueprint)
+    return linker.whole(blueprint), once(linker.mistakes)
+
+
+@dataclass(frozen=True)
+class _Site:
+    """A part about to be linked: what is written and where, the names and values it sees, and what it is given.
+
+    `sees` is what a slot's own `from` sees, where that is not the graph around the node. `tied` copies of a `repeat`
+    have the weights of the first.
+    """
+
+    address: str
+    spec: Any
+    names: Names
+    scope: Scope
+    ports: Mapping[str, Input]
+    span: Span | None
+    slot: str = ""
+    sees: Scope | None = None
+    tied: bool = False
+
+
+class _Linker:
+    """Carries what all of one linking shares: known addresses, edits and their hits, mistakes."""
+
+    def __init__(self, registry: Registry, blueprint: Blueprint):
+        self.registry, self.blueprint = registry, blueprint
+        self.library = {**registry.blueprints, **blueprint.library}
+        self.mistakes: list[Diagnostic] = []
+        self.addresses: dict[str, bool] = {}  # address -> whether it has several outputs
+        self.parts: dict[str, dict[str, None]] = {}  # address -> its copies and outputs
+        self.loops: set[str] = set()
+        self.broken: set[str] = set()
+        self.edits: list[tuple[str, Edit, Pattern]] = []
+        self.hits: Counter[int] = Counter()
+        self.shared: list[tuple[str, str]] = []
+        self.depth = 0
+
+    # --- addresses ---------------------------------------------------------------------------------------------
+
+    def known(self, address: str) -> bool:
+        if address in self.addresses or "@" in address:
+            return True
+        parent = address.rpartition(".")[0]
+        return bool(self.addresses.get(parent)) or self.is_broken(address)
+
+    def is_broken(self, address: str) -> bool:
+        """Whether a mistake in this part, or in one around it, was reported already."""
+        words = address.split(".")
+        return bool(self.broken) and any(".".join(words[: k + 1]) in self.broken for k in range(len(words)))
+
+    def values_under(self, name: str, address: str) -> Iterator[tuple[str, str]]:
+        """A value, and those a reference may name below it: copies and outputs."""
+        yield name, address
+        for word in tuple(self.parts.get(address, ())):
+            yield from self.values_under(f"{name}.{word}", f"{address}.{word}")
+
+    def register(self, address: str, many: bool = False, of: str = "") -> None:
+        """A new address; `of` is the value that it is a copy or an output of."""
+        if of:
+            self.parts.setdefault(of, {})[address[len(of) + 1 :]] = None
+        self.addresses[address] = many
+
+    # --- the whole ---------------------------------------------------------------------------------------------
+
+    def whole(self, blueprint: Blueprint) -> Graph:
+        self.requirements(blueprint)
+        inputs = tuple(self.inputs(blueprint))
+        for i in inputs:
+            self.register(i.name)
+        scope = Scope(self, {i.name: Ref(i.name) for i in inputs}, None, blueprint.graph)
+        names = self.closed(blueprint, scope)
+        first = Ref(inputs[0].name) if inputs else None
+        members, _ = self.document(blueprint, "", names, scope, first)
+        outputs = tuple(self.outputs(blueprint, names, scope))
+        self.unread(blueprint, scope)
+        self.missed_edits(0)
+        return Graph(blueprint, inputs, members, outputs)
+
+    def requirements(self, blueprint: Blueprint) -> None:
+        have = {p.distribution for p in self.registry.plugins} | {p.name for p in self.registry.plugins}
+        for wanted in blueprint.requires:
+            name = wanted.split(">")[0].split("=")[0].split("<")[0].strip()
+            if name not in have:
+                text = f"this blueprint requires the plugin `{wanted}`, which is not installed"
+                self.report(Diagnostic("BP103", text, blueprint.span, help=(f"pip install '{wanted}'",)))
+
+    def document(
+        self, blueprint: Blueprint, prefix: str, names: Names, scope: Scope, first: Input
+    ) -> tuple[tuple[Body, ...], Input]:
+        """The nodes of a blueprint, its edits applied below `prefix`."""
+        for edit in blueprint.edits:
+            self.edits += [(prefix, edit, Pattern(prefix + at)) for at in edit.at or ("",)]
+        added = [(k, v) for e in blueprint.edits if e.action == "add" for k, v in e.change.items()]
+        for name in (n for n, _ in added if n in blueprint.graph):
+            text = f"an edit adds `{name}`, which is a node already"
+            self.report(Diagnostic("BP107", text, blueprint.graph.key_spans.get(name)))
+        graph = Map(dict(added) | dict(blueprint.graph))
+        for part in [*(e.change for e in blueprint.edits if e.action == "add"), blueprint.graph]:
+            graph.key_spans.update(getattr(part, "key_spans", {}))
+            graph.value_spans.update(getattr(part, "value_spans", {}))
+        scope.later = graph
+        return self.members(prefix, graph, names, scope, first, aside={k for k, _ in added})
+
+    def closed(self, blueprint: Blueprint, scope: Scope) -> Names:
+        """Parameters of a document; one that holds a block becomes a closure over this document."""
+        names = replace(blueprint.names, functions={"refs": scope.copies})
+        blocks = {
+            p.name: Closure(p.value, names, scope, p.value_span or p.span)
+            for p in blueprint.params.values()
+            if p.type == "block" and not isinstance(p.value, Closure) and p.value is not None
+        }
+        return names.plus(blocks)
+
+    def inputs(self, blueprint: Blueprint) -> Iterator[GraphInput]:
+        names = blueprint.names
+        for name, spec in blueprint.inputs.items():
+            span = span_of(blueprint.inputs, name)
+            try:
+                yield self.input(name, spec, names, span)
+            except BlueprintError as fault:
+                self.mistakes += fault.diagnostics
+                self.broken.add(name)
+                yield GraphInput(name, (), None, False, span, None)
+
+    def input(self, name: str, spec: Any, names: Names, span: Span | None) -> GraphInput:
+        spec = spec if isinstance(spec, dict) else Map({"type": spec})
+        for key in spec:
+            if key not in ("type", "size", "optional", "doc"):
+                text = f"an input has no `{key}`{did_you_mean(key, ('type', 'size', 'optional', 'doc'))}"
+                raise BlueprintError(Diagnostic("BP101", text, getattr(spec, "key_spans", {}).get(key, span)))
+        words = tuple(str(spec.get("type") or "").split())
+        size = evaluate(spec.get("size"), names, span_of(spec, "size") or span)
+        if size is not None and not (isinstance(size, list) and size and all(type(n) is int and n > 0 for n in size)):
+            text = f"the size of `{name}` must be a list of whole numbers above 0, not {size!r}"
+            raise BlueprintError(Diagnostic("BP201", text, span_of(spec, "size") or span))
+        optional = bool(spec.get("optional"))
+        if words in (("map",), ("any",)):
+            return GraphInput(name, words, None, optional, span, None)
+        channels = self.channels(words[1], names, span) if len(words) > 1 and words[0] == "B" else None
+        if channels is None:
+            text = f"the type of `{name}` reads like `B $channels *S` or `B 3 H W`, not `{spec.get('type')}`"
+            raise BlueprintError(Diagnostic("BP201", text, span_of(spec, "type") or span))
+        return GraphInput(name, words, tuple(size) if size else None, optional, span, channels)
+
+    def channels(self, word: str, names: Names, span: Span | None) -> int | None:
+        value = int(word) if word.isascii() and word.isdigit() and len(word) < 10 else evaluate(word, names, span)
+        return value if type(value) is int and value > 0 else None
+
+    def outputs(self, blueprint: Blueprint, names: Names, scope: Scope) -> Iterator[GraphOutput]:
+        for name, spec in blueprint.outputs.items():
+            span = span_of(blueprint.outputs, name)
+            try:
+                yield self.output(name, spec, names, scope, span)
+            except BlueprintError as fault:
+                self.mistakes += fault.diagnostics
+                scope.read |= {*_words(spec), *list(scope.names)[-1:]}
+
+    def output(self, name: str, spec: Any, names: Names, scope: Scope, span: Span | None) -> GraphOutput:
+        training = False
+        if isinstance(spec, dict):
+            odd = next((k for k in spec if k not in ("from", "when", "note")), None)
+            if odd or spec.get("when", "training") != "training":
+                text = f"an output is a reference, or {{from: …, when: training}}; `{name}` is {dict(spec)!r}"
+                raise BlueprintError(Diagnostic("BP201", text, span))
+            training = "when" in spec
+            span, spec = span_of(spec, "from") or span, spec.get("from")
+        return GraphOutput(name, self.reference(spec, names, scope, span), training, span)
+
+    def unread(self, blueprint: Blueprint, scope: Scope) -> None:
+        removed = {a for p, e, _ in self.edits for a in e.at if e.action == "remove" and not p}
+        for name in scope.names:
+            if name not in scope.read and "." not in name and name not in removed and name not in self.broken:
+                if name in blueprint.inputs:
+                    spec = blueprint.inputs[name]
+                    span, what = blueprint.inputs.key_spans.get(name), "input"
+                    if isinstance(spec, dict) and spec.get("optional"):
+                        continue
+                else:
+                    span, what = scope.later.key_spans.get(name) if isinstance(scope.later, Map) else None, "node"
+                text = f"nothing uses the {what} `{name}`"
+                help = ("read it in a `from:` or in `outputs:`, or remove it",)
+                self.report(Diagnostic("BP108", text, span, help=help))
+
+    def missed_edits(self, start: int) -> None:
+        """An edit that matches nothing names the nearest addresses."""
+        hit = {id(self.edits[k][1]) for k in self.hits}
+        for _, edit, pattern in self.edits[start:]:
+            if edit.action != "add" and id(edit) not in hit and not self.broken:
+                hit.add(id(edit))
+                text = f"this edit matches nothing: no part has the address `{edit.where}`"
+                close = nearest(pattern.text, self.addresses, 3)
+                help = (f"did you mean {listing(f'`{c}`' for c in close)}?",) if close else ()
+                self.report(Diagnostic("BP106", text, edit.span, help=help))
+
+    def report(self, diagnostic: Diagnostic) -> None:
+        self.mistakes.append(diagnostic)
+
+    # --- edits -------------------------------------------------------------------------------------------------
+
+    def edited(self, address: str, spec: Any, empty: bool = False) -> Any:
+        """The spec after every `set`, `replace`, `wrap` and `remove` at its address; None when it is removed.
+
+        An `empty` slot is filled by an edit that names it, not by a glob such as `blocks.*` that means what is there.
+        """
+        for k, (_, edit, pattern) in enumerate(self.edits):
+            if empty and pattern.text.endswith("*"):
+                continue
+            if edit.action in ("set", "replace", "wrap", "remove") and edit.at and pattern.matches(address):
+                self.hits[k] += 1
+                spec = changed(spec, edit)
+                if spec is None:
+                    return None
+        return spec
+
+    def inserted(self, address: str) -> list[tuple[str, Any, bool]]:
+        found: list[tuple[str, Any, bool]] = []
+        for k, (_, edit, pattern) in enumerate(self.edits):
+            if edit.action == "insert_after" and pattern.matches(address):
+                self.hits[k] += 1
+                for name, spec in edit.change.items():
+                    aside = isinstance(spec, dict) and ("from" in spec or "for" in spec)
+                    found.append((name, spec, not aside))
+        return found
+
+    # --- graphs ------------------------------------------------------------------------------------------------
+
+    def members(
+        self, prefix: str, graph: Map, names: Names, scope: Scope, first: Input, aside: set[str] | None = None
+    ) -> tuple[tuple[Body, ...], Input]:
+        """The nodes of one graph in order, and the value of the last."""
+        names = replace(names, functions={"refs": scope.copies})
+        bodies: list[Body] = []
+        line = _Line(first, next((n for n, v in scope.names.items() if v is not None and v == first), ""))
+        queue = deque((n, s, "") for n, s in graph.items())
+        seen: set[str] = set()
+        while queue:
+            name, spec, alias = queue.popleft()
+            address, span = prefix + name, graph.key_spans.get(name)
+            if name in seen or not self.allowed(name, span):
+                self.report(Diagnostic("BP107", f"two nodes are named `{address}`", span)) if name in seen else None
+                continue
+            seen.add(name)
+            body = self.member(address, name, spec, names, scope, line, span)
+            if body is None:
+                continue
+            bodies.append(body)
+            scope.names[name] = Ref(address)
+            self.addresses.setdefault(address, False)
+            if alias:
+                scope.names[alias] = Ref(address)
+                scope.read.add(name)  # it is read by the name it stands for
+            if name not in (aside or ()):
+                line = _Line(Ref(address), name)
+            for n, s, inline in reversed(self.inserted(address)):
+                queue.appendleft((n, s, (alias or name) if inline else ""))
+        return tuple(bodies), line.value
+
+    def member(
+        self, address: str, name: str, spec: Any, names: Names, scope: Scope, line: _Line, span: Span | None
+    ) -> Body | None:
+        """One node, or where it has a mistake, that it is broken."""
+        try:
+            return self.node(address, name, self.as_spec(spec, name, span), names, scope, line, span)
+        except BlueprintError as fault:
+            self.mistakes += fault.diagnostics
+            self.broken.add(address)
+            scope.read |= {line.name, *_words(spec)}  # what it would have read is not unused
+            return Broken(address)
+
+    def allowed(self, name: str, span: Span | None) -> bool:
+        if name in RESERVED or not name.replace("_", "").isalnum() or name[0].isdigit():
+            why = "a word of the language" if name in RESERVED else "letters, digits and underscores, not a digit first"
+            self.report(Diagnostic("BP107", f"`{name}` cannot name a node ({why})", span))
+            return False
+        return True
+
+    def as_spec(self, spec: Any, role: str, span: Span | None) -> Map:
+        if isinstance(spec, str):
+            short = "." not in spec and any(n.startswith(f"{role}.") for n in self.registry.blocks)
+            use = spec if self.exists(spec) or not short else f"{role}.{spec}"
+            made = Map({"use": use})
+            made.span = span  # type: ignore[assignment]
+            made.value_spans = {"use": span} if span else {}
+            return made
+        if isinstance(spec, dict):
+            return spec if isinstance(spec, Map) else Map(spec)
+        text = f"`{role}` takes a block: `{{use: …}}`, a name or an inline graph, not {spec!r:.60}"
+        raise BlueprintError(Diagnostic("BP207", text, span))
+
+    def exists(self, name: str) -> bool:
+        return name in self.registry.blocks or name in self.registry.clashes or name.partition(":")[0] in self.library
+
+    def node(
+        self, address: str, name: str, spec: Map, names: Names, scope: Scope, line: _Line, span: Span | None
+    ) -> Body | None:
+        edited = self.edited(address, spec)
+        if edited is None:
+            return None
+        spec = self.as_spec(edited, name, span)
+        if "from" not in spec and "carry" not in spec and self.takes_input(spec):
+            scope.read.add(line.name)
+        if "for" in spec or ("carry" in spec and "repeat" in spec):
+            return self.loop(address, name, spec, names, scope, line.value, span)
+        self.odd_words(spec, ("carry",), "without `for` or `repeat`")
+        return self.instance(address, without(spec, "from"), spec, names, scope, line.value, span)
+
+    def takes_input(self, spec: Map) -> bool:
+        """Whether a node continues the line above; a block without ports starts anew."""
+        block = self.registry.blocks.get(spec["use"]) if isinstance(spec.get("use"), str) else None
+        return block is None or bool(block.required or block.optional or block.open_ports)
+
+    def odd_words(self, spec: Map, words: Iterable[str], why: str) -> None:
+        for word in words:
+            if word in spec:
+                raise BlueprintError(Diagnostic("BP201", f"`{word}` {why}", spec.key_spans.get(word)))
+
+    def loop(
+        self, address: str, name: str, spec: Map, names: Names, scope: Scope, previous: Input, span: Span | None
+    ) -> Group:
+        """`for`: instances over equal lists; each takes the value before it, or what `carry` names."""
+        rows, row_spans = self.rows(spec, names, span)
+        base = without(spec, "for", "carry", "from", *(["repeat"] if "for" not in spec else []))
+        carried = self.carried(spec, names, scope, previous)
+        self.register(address)
+        self.loops.add(address)
+        scope.names[name] = Ref(address)
+        bodies: list[Body] = []
+        result: Input = previous
+        for i, row in enumerate(rows):
+            own = f"{address}.{i}"
+            inner_names = names.plus({**row, "i": i}, row_spans[i])
+            inner_scope = scope.with_names(carried)
+            source = without(spec, *(k for k in spec if k != "from")) if "from" in spec else Map({"from": "carry"})
+            if source.get("from") == "carry" and "carry" not in carried:
+                each = ", ".join(f"{k.removeprefix('carry.')}: {k}" for k in carried)
+                text = f"`carry` names several values, so the loop says where they go: `from: {{{each}}}`"
+                raise BlueprintError(Diagnostic("BP203", text, span_of(spec, "carry")))
+            edited = self.edited(own, base)
+            if edited is None:
+                continue
+            self.shared.append((own, f"{address}.0"))
+            body = self.instance(own, self.as_spec(edited, name, span), source, inner_names, inner_scope, None, span)
+            self.shared.pop()
+            self.register(own, self.addresses.get(own, False), address)
+            bodies.append(body)
+            result = Ref(own)
+            carried = self.handed_on(carried, own, body, span_of(spec, "carry"))
+        return Group(address, "for", tuple(bodies), result, span)
+
+    def rows(self, spec: Map, names: Names, span: Span | None) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """The loop variables of each instance, and their places."""
+        if "for" not in spec:
+            count = self.count(spec, names)
+            return [{} for _ in range(count)], [{} for _ in range(count)]
+        lists, loop = {}, spec["for"]
+        if not isinstance(loop, dict) or not loop:
+            text = "`for` is a mapping of names to lists: `for: {out: [32, 64]}`"
+            raise BlueprintError(Diagnostic("BP206", text, span_of(spec, "for") or span))
+        for key, raw in loop.items():
+            place = span_of(loop, key)
+            if key in ("i", "j"):
+                text = f"`{key}` counts {'instances' if key == 'i' else 'copies'}; give the loop variable another name"
+                raise BlueprintError(Diagnostic("BP206", text, place))
+            if names.get(key) is not None:
+                raise BlueprintError(Diagnostic("BP206", f"the loop variable `{key}` hides a name in sight", place))
+            values = evaluate(raw, names, place)
+            if not isinstance(values, list):
+                raise BlueprintError(Diagnostic("BP206", f"`for` needs lists; `{key}` is {values!r:.60}", place))
+            spans = getattr(raw, "item_spans", None) or [place] * len(values)
+            lists[key] = (values, spans)
+        lengths = {k: len(v) for k, (v, _) in lists.items()}
+        if len(set(lengths.values())) > 1:
+            said = ", ".join(f"{k} has {n}" for k, n in lengths.items())
+            text = f"the lists of `for` differ in length: {said}"
+            raise BlueprintError(Diagnostic("BP206", text, span_of(spec, "for")))
+        count = next(iter(lengths.values()))
+        rows = [{k: v[i] for k, (v, _) in lists.items()} for i in range(count)]
+        return rows, [{k: s[i] for k, (_, s) in lists.items()} for i in range(count)]
+
+    def carried(self, spec: Map, names: Names, scope: Scope, previous: Input) -> dict[str, Input]:
+        if "carry" not in spec:
+            return {"carry": previous}
+        raw, span = spec["carry"], span_of(spec, "carry")
+        if isinstance(raw, dict):
+            return {f"carry.{k}": self.reference(v, names, scope, span_of(raw, k) or span) for k, v in raw.items()}
+        return {"carry": self.reference(raw, names, scope, span)}
+
+    def handed_on(self, carried: Mapping[str, Input], own: str, body: Body, span: Span | None) -> dict[str, Input]:
+        if set(carried) == {"carry"}:
+            return {"carry": Ref(own, span)}
+        return {k: Ref(f"{own}.{k.removeprefix('carry.')}", span) for k in carried}
+
+    def count(self, spec: Map, names: Names) -> int:
+        span = span_of(spec, "repeat")
+        count = evaluate(spec["repeat"], names, span)
+        if type(count) is not int or count < 0 or count > 10_000:
+            text = f"`repeat` needs a whole number from 0 to 10000, not {count!r}"
+            raise BlueprintError(Diagnostic("BP201", text, span))
+        return count
+
+    def instance(
+        self, address: str, spec: Map, source: Map, names: Names, scope: Scope, previous: Input, span: Span | None
+    ) -> Body:
+        """One node, or one instance of a loop: `source` holds its `from`."""
+        ports: Mapping[str, Input] = {"": previous}
+        if "from" in source:
+            ports = self.ports(source["from"], names, scope, span_of(source, "from"))
+        return self.placed(_Site(address, spec, names, scope, ports, span))
+
+    def placed(self, site: _Site) -> Body:
+        """The part at a site, unless `when` leaves it out; with `share`, its weights are those of the first copy."""
+        spec, ports = site.spec, site.ports
+        if "when" in spec and not evaluate(spec["when"], site.names, span_of(spec, "when")):
+            passed = ports.get("", ports.get("x", next(iter(ports.values()), None)))
+            self.register(site.address)
+            return Through(site.address, passed, site.span, site.slot)
+        shared = "share" in spec and evaluate(spec["share"], site.names, span_of(spec, "share"))
+        site = replace(site, spec=without(spec, "when", "share", "note"))
+        if not shared or not self.shared:
+            return self.copies(replace(site, tied=bool(shared)))
+        self.shared.append((self.shared[-1][0], self.shared[-1][1].rstrip("!") + "!"))
+        body = self.copies(site)
+        self.shared.pop()
+        return body
+
+    def module(self, address: str) -> str:
+        """Where the weights of an address live: in the first copy, if it shares them."""
+        for own, first in reversed(self.shared):
+            if first.endswith("!") and is_prefix(own, address):
+                return first.rstrip("!") + address[len(own) :]
+        return address
+
+    def copies(self, site: _Site) -> Body:
+        """`repeat`: copies in a row with weights of their own; `j` counts them. A `from` in `first` or `last` sees what
+        the slot is offered (`sees`), or else the graph that the node stands in."""
+        if "repeat" not in site.spec:
+            self.odd_words(site.spec, ("first", "last"), "without `repeat`")
+            return self.one(site)
+        count = self.count(site.spec, site.names)
+        flow = _flowing(site.ports)
+        self.register(site.address)
+        self.loops.add(site.address)
+        bodies: list[Body] = []
+        result = site.ports.get(flow)
+        for j in range(count):
+            copy = self.copy(replace(site, ports={**site.ports, flow: result}), j, count)
+            if copy is None:
+                continue
+            bodies.append(self.tied(copy, f"{site.address}.0") if site.tied else self.placed(copy))
+            self.register(copy.address, self.addresses.get(copy.address, False), site.address)
+            result = Ref(copy.address)
+        return Group(site.address, "repeat", tuple(bodies), result, site.span, slot=site.slot)
+
+    def tied(self, site: _Site, first: str) -> Body:
+        """A copy with the weights of the first one."""
+        self.shared.append((site.address, first + "!"))
+        body = self.placed(site)
+        self.shared.pop()
+        return body
+
+    def copy(self, site: _Site, j: int, count: int) -> _Site | None:
+        """The site of one copy of a `repeat`; None when an edit removes it."""
+        own, names = f"{site.address}.{j}", site.names.plus({"j": j})
+        edited = self.edited(own, self.override(without(site.spec, "repeat", "first", "last"), site.spec, j, count))
+        if edited is None:
+            return None
+        spec, ports = self.as_spec(edited, site.address.rpartition(".")[2], site.span), dict(site.ports)
+        if "from" in spec:
+            ports |= self.ports(spec["from"], names, site.sees or site.scope, span_of(spec, "from"))
+        return replace(
+            site, address=own, spec=without(spec, "from"), names=names, ports=ports, slot="", sees=None, tied=False
+        )
+
+    def override(self, base: Map, spec: Map, j: int, count: int) -> Map:
+        if j == 0 and spec.get("first"):
+            base = merge_specs(base, spec["first"])
+        if j == count - 1 and spec.get("last"):
+            base = merge_specs(base, spec["last"])
+        return base
+
+    def one(self, site: _Site) -> Body:
+        self.depth += 1
+        address, spec = site.address, site.spec
+        if self.depth > 60:
+            raise BlueprintError(Diagnostic("BP109", f"blocks nest without end at `{address}`", site.span))
+        try:
+            if "graph" in spec:
+                self.odd_words(spec, ("use",), f"and `graph:` both say what `{address}` is; give one of them")
+                return self.inline(site)
+            if "use" not in spec:
+                text = f"`{address}` needs `use:` (a block) or `graph:` (an inline graph)"
+                raise BlueprintError(Diagnostic("BP202", text, site.span))
+            return self.used(site)
+        finally:
+            self.depth -= 1
+
+    def inline(self, site: _Site) -> Group:
+        """An inline graph: it sees its ports and its own nodes, and the graph around it through a leading dot."""
+        address, spec, graph = site.address, site.spec, self.inline_graph(site)
+        named = {(k or "x"): v for k, v in site.ports.items()}
+        inner = Scope(self, named, site.scope, graph)
+        unused = self.unused(site)
+        first = named.get("x", next(iter(named.values()), None) if len(named) == 1 else None)
+        members, last = self.members(f"{address}.", graph, site.names, inner, first)
+        result: Any = last
+        if "outputs" in spec:
+            outputs = spec["outputs"]
+            result = {n: self.reference(v, site.names, inner, span_of(outputs, n)) for n, v in outputs.items()}
+            for name in result:
+                self.register(f"{address}.{name}", of=address)
+        self.register(address, "outputs" not in spec and self.addresses.get(address, False))
+        return Group(address, "graph", members, result, site.span, slot=site.slot, unused=unused)
+
+    def inline_graph(self, site: _Site) -> Map:
+        """The nodes of an inline graph; what cannot stand beside them is refused."""
+        spec = site.spec
+        odd = next((k for k in spec if k not in RESERVED), None)
+        if odd:
+            text = f"`{site.address}` holds an inline graph, which has no option `{odd}`; nodes stand below `graph:`"
+            raise BlueprintError(Diagnostic("BP204", text, spec.key_spans.get(odd)))
+        for word, what in (("graph", "nodes"), ("outputs", "names to values")):
+            if not isinstance(spec.get(word, {}), dict):
+                text = f"`{word}` is a mapping of {what}, not {spec[word]!r:.40}"
+                raise BlueprintError(Diagnostic("BP207", text, span_of(spec, word)))
+        return spec["graph"] if isinstance(spec["graph"], Map) else Map(spec["graph"])
+
+    def unused(self, site: _Site) -> tuple[Body, ...]:
+        """Parts that own weights and never run. As nothing flows, `from` is a type: `from: B 512 1 1`."""
+        bodies: list[Body] = []
+        parts = site.spec.get("unused") or {}
+        if not isinstance(parts, dict):
+            text = f"`unused` is a mapping of names to blocks, not {parts!r:.40}"
+            raise BlueprintError(Diagnostic("BP207", text, span_of(site.spec, "unused")))
+        for name in parts:
+            own = f"{site.address}.{name}"
+            part, names, scope, span = self.opened(parts[name], site.names, site.scope, span_of(parts, name))
+            given: dict[str, Input] = {"x": next(iter(site.ports.values()), None)}
+            if isinstance(part, dict) and "from" in part:
+                type_ = self.input(own, part["from"], names, span_of(part, "from") or span)
+                bodies.append(Given(f"{own}@x", type_))
+                given, part = {"x": Ref(f"{own}@x")}, without(part, "from")
+            body = self.filled(_Site(own, part, names, scope, given, span, name), name)
+            bodies += [body] if body is not None else []
+        return tuple(bodies)
+
+    # --- blocks ------------------------------------------------------------------------------------------------
+
+    def used(self, site: _Site) -> Body:
+        """A block, or a blueprint used as one."""
+        spec, names, address = site.spec, site.names, site.address
+        use, place = evaluate(spec["use"], names, span_of(spec, "use")), span_of(spec, "use") or site.span
+        if not isinstance(use, str):
+            raise BlueprintError(Diagnostic("BP207", f"`use` is the name of a block, not {use!r:.60}", place))
+        known = use in self.registry.blocks or use in self.registry.clashes
+        if not known and (use.rpartition(":")[0] in self.library or use in self.library or use.endswith(".yaml")):
+            return self.nested(replace(site, span=place), use)
+        block_class = self.block_class(use, place)
+        inputs = self.bound(block_class, site.ports, address, place)
+        written, spans = self.options(block_class, spec, names)
+        block = self.configured(block_class, written, spans, place, spec, address)
+        parts: dict[str, Body | None] = {}
+        for slot in block_class.slots.values():
+            parts |= self.slots(replace(site, ports=inputs, span=place), slot, block_class)
+        self.register(address, block_class.many)
+        return Call(
+            address, use, block, inputs, parts, written, self.module(address), place, spans,
+            site.scope.sight(), site.slot, self.unused(site),
+        )  # fmt: skip
+
+    def block_class(self, use: str, span: Span | None) -> type[Block]:
+        if use in self.registry.blocks:
+            return self.registry.blocks[use]
+        if use in self.registry.clashes:
+            raise BlueprintError(replace(clash(use, self.registry.clashes[use]), span=span))
+        names = [*self.registry.blocks, *self.library]
+        namespace = use.split(".")[0]
+        if "." in use and not any(n.startswith(f"{namespace}.") for n in names):
+            text = f"unknown block `{use}`; no installed plugin provides the namespace `{namespace}`"
+            close = nearest(use.split(".")[-1], names) or nearest(use, names)
+            help = (f"did you mean `{close[0]}`?",) if close else ()
+            raise BlueprintError(Diagnostic("BP103", text, span, help=help))
+        siblings = [n for n in names if n.startswith(f"{namespace}.")] if "." in use else []
+        note = (f"`{namespace}.…`: {listing(siblings)}",) if siblings else ()
+        raise BlueprintError(Diagnostic("BP102", f"unknown block `{use}`{did_you_mean(use, names)}", span, notes=note))
+
+    def options(self, block: type[Block], spec: Map, names: Names) -> tuple[dict[str, Any], dict[str, Span | None]]:
+        """The options written at a node, evaluated; slots stay as written."""
+        written, spans = {}, {}
+        for key in spec:
+            if key in RESERVED:
+                continue
+            spans[key] = span_of(spec, key)
+            if key not in block.model_fields:
+                text = f"`{block.name}` has no option `{key}`{did_you_mean(key, block.model_fields)}"
+                note = f"options: {listing(block.model_fields, 20)}" if block.model_fields else "it has no options"
+                self.report(Diagnostic("BP204", text, spec.key_spans.get(key), notes=(note,)))
+                continue  # the rest of the node is still checked
+            written[key] = spec[key] if key in block.slots else evaluate(spec[key], names, spans[key])
+        return written, spans
+
+    def configured(
+        self,
+        block: type[Block],
+        written: Mapping[str, Any],
+        spans: Mapping[str, Span | None],
+        span: Span | None,
+        spec: Map,
+        address: str,
+    ) -> Block:
+        try:
+            return block(**written)
+        except ValidationError as fault:
+            raise BlueprintError(list(invalid(block, fault, written, spans, span, address))) from None
+
+    def bound(
+        self, block: type[Block], ports: Mapping[str, Input], address: str, span: Span | None
+    ) -> dict[str, Input]:
+        """Values by port name: an unnamed value goes to the first port."""
+        known = (*block.required, *block.optional)
+        given = dict(ports)
+        if "" in given:
+            value = given.pop("")
+            if known:
+                given.setdefault(known[0], value)
+        if known and known[0] not in given and "x" in given and "x" not in known:
+            given[known[0]] = given.pop("x")
+        for port in list(given):
+            if port not in known and not block.open_ports:
+                text = f"`{block.name}` has no input `{port}`{did_you_mean(port, known)}"
+                note = (f"inputs: {listing(known)}",) if known else ("it has no inputs",)
+                place = _place(given[port]) or span
+                raise BlueprintError(Diagnostic("BP203", text, place, notes=note, address=address))
+        missing = [p for p in block.required if given.get(p) is None]
+        if missing:
+            text = f"`{block.name}` needs the input `{missing[0]}`"
+            raise BlueprintError(Diagnostic("BP203", text, span, help=("give it with `from:`",), address=address))
+        many = [p for p, v in given.items() if isinstance(v, tuple) and not block.takes_list(p)]
+        if many:
+            text = f"`{block.name}` takes one value as `{many[0]}`, not a list of {len(given[many[0]] or ())}"  # type: ignore[arg-type]
+            raise BlueprintError(Diagnostic("BP203", text, span, help=("name the inputs: `from: {x: …, …: …}`",)))
+        return given
+
+    def slots(self, owner: _Site, slot: SlotSpec, block: type[Block]) -> dict[str, Body | None]:
+        """The bodies of one slot, at every address where its block comes into being."""
+        raw = owner.spec.get(slot.name, slot.default)
+        place = span_of(owner.spec, slot.name) or owner.span
+        if raw is None and slot.required:
+            text = f"`{block.name}` needs a block in its slot `{slot.name}`"
+            raise BlueprintError(Diagnostic("BP202", text, owner.span, help=(f"give it `{slot.name}: {{use: …}}`",)))
+        extra = [p for p in owner.ports if block.open_ports and p not in block.required and p not in block.optional]
+        bodies: dict[str, Body | None] = {}
+        for at in slot.at:
+            own = f"{owner.address}.{at}"
+            offers = {o: Ref(f"{own}@{o}") for o in (*slot.offers, *extra)}
+            bodies[at] = self.filled(_Site(own, raw, owner.names, owner.scope, offers, place, slot.name), slot.role)
+        return bodies
+
+    def filled(self, site: _Site, role: str) -> Body | None:
+        """The body of a slot: a name, a block or an inline graph, offered values by its owner (the site's ports)."""
+        raw, names, scope, span = self.opened(site.spec, site.names, site.scope, site.span)
+        if raw is None or raw is False:
+            spec = self.edited(site.address, Map(), empty=True) or None
+        else:
+            spec = self.edited(site.address, self.as_spec(raw, role, span))
+        if spec is None:
+            return None
+        spec = self.as_spec(spec, role, span)
+        if "use" not in spec and "graph" not in spec:
+            spec = as_inline(spec)
+        inner = Scope(self, site.ports, scope, {})
+        given = self.offered(spec, names, inner, site.ports)
+        return self.placed(_Site(site.address, without(spec, "from"), names, scope, given, span, site.slot, inner))
+
+    def opened(self, raw: Any, names: Names, scope: Scope, span: Span | None) -> tuple[Any, Names, Scope, Span | None]:
+        """What a parameter that holds a block stands for, and the names of the place where it was written."""
+        while True:
+            var = is_var(raw)
+            if var and var in names:
+                raw = names[var]
+            elif isinstance(raw, str) and raw.startswith("$"):
+                return evaluate(raw, names, span), names, scope, span
+            elif isinstance(raw, Closure):
+                raw, names, scope, span = raw.spec, raw.names, raw.scope, raw.span or span
+            else:
+                return raw, names, scope, span
+
+    def offered(self, spec: Map, names: Names, inner: Scope, offers: Mapping[str, Input]) -> dict[str, Input]:
+        """What a slot's block gets: the offers its contract names, and what its own `from:` asks for."""
+        first = next(iter(offers), "x")
+        given: dict[str, Input]
+        if "use" in spec:
+            use = spec["use"]
+            block = self.registry.blocks.get(use) if isinstance(use, str) else None
+            if block is not None:
+                known = (*block.required, *block.optional)
+                given = {p: offers[p] for p in known if p in offers}
+                if not any(p in offers for p in known[:1]):
+                    given[""] = offers.get(first)
+            else:
+                given = dict(offers) if isinstance(use, str) and use in self.library else {"": offers.get(first)}
+        else:
+            given = dict(offers)
+        if "from" not in spec:
+            return given
+        asked = self.ports(spec["from"], names, inner, span_of(spec, "from"))
+        if "" in asked:
+            given.pop(first, None)
+        return {**given, **asked}
+
+    def nested(self, site: _Site, use: str) -> Group:
+        """A blueprint used as a block: its inputs are ports, its parameters are options."""
+        address, span = site.address, site.span
+        inner = self.loaded(use, site.spec, site.names, site.scope, span)
+        given = self.nested_ports(inner, site.ports, use, span)
+        own = Scope(self, {w: given.get(w) for w in inner.inputs}, None, inner.graph)
+        names, start = self.closed(inner, own), len(self.edits)
+        members, _ = self.document(inner, f"{address}.", names, own, given.get(next(iter(inner.inputs))))
+        result = {n: self.output(n, s, names, own, span).value for n, s in inner.outputs.items()}
+        self.unread(inner, own)
+        self.missed_edits(start)
+        del self.edits[start:]
+        for name in result:
+            self.register(f"{address}.{name}", of=address)
+        self.register(address, False)
+        options = {k: v for k, v in site.spec.items() if k not in RESERVED}
+        checks = tuple((given[i.name], i, span) for i in self.inputs(inner) if isinstance(given.get(i.name), Ref))
+        single = next(iter(result.values())) if len(result) == 1 else result
+        return Group(address, "graph", members, single, span, use, options, site.slot, checks)  # type: ignore[arg-type]
+
+    def nested_ports(
+        self, inner: Blueprint, ports: Mapping[str, Input], use: str, span: Span | None
+    ) -> dict[str, Input]:
+        """The values for the inputs of a blueprint used as a block."""
+        given, wanted = dict(ports), list(inner.inputs)
+        if "" in given:
+            given.setdefault(wanted[0], given.pop(""))
+        if wanted[0] not in given and "x" in given:
+            given[wanted[0]] = given["x"]
+        missing = [w for w in wanted if given.get(w) is None and not _optional(inner.inputs[w])]
+        if missing:
+            raise BlueprintError(Diagnostic("BP203", f"`{use}` needs the input `{missing[0]}`", span))
+        return given
+
+    def loaded(self, use: str, spec: Map, names: Names, scope: Scope, span: Span | None) -> Blueprint:
+        given = Map()
+        for key in spec:
+            if key in RESERVED:
+                continue
+            raw = spec[key]
+            lazy = isinstance(raw, dict) or (is_var(raw) and isinstance(names.get(is_var(raw) or ""), Closure))
+            place = span_of(spec, key)
+            given[key] = Closure(raw, names, scope, place) if lazy else evaluate(raw, names, place)
+            given.key_spans[key] = spec.key_spans.get(key)  # type: ignore[assignment]
+            given.value_spans[key] = place  # type: ignore[assignment]
+        near = self.blueprint.files[0].parent if self.blueprint.files else None
+        return blueprints.load(use, given, self.library, near)
+
+    # --- references --------------------------------------------------------------------------------------------
+
+    def ports(self, raw: Any, names: Names, scope: Scope, span: Span | None) -> dict[str, Input]:
+        """`from:` → values by port; an unnamed one stands under the empty name."""
+        if isinstance(raw, dict):
+            return {k: self.reference(v, names, scope, span_of(raw, k) or span) for k, v in raw.items()}
+        return {"": self.reference(raw, names, scope, span)}
+
+    def reference(self, raw: Any, names: Names, scope: Scope, span: Span | None) -> Input:
+        """A reference, a list of them, or null."""
+        var = is_var(raw)
+        if var and names.spans.get(var):
+            span = names.spans[var]
+        if isinstance(raw, list):
+            spans = getattr(raw, "item_spans", None) or [span] * len(raw)
+            return _flattened([self.reference(r, names, scope, s) for r, s in zip(raw, spans, strict=False)])
+        value = evaluate(raw, names, span)
+        if isinstance(value, list):
+            return self.reference(list(value), names, scope, span)
+        if value is None:
+            return None
+        if not isinstance(value, str):
+            raise BlueprintError(Diagnostic("BP104", f"a reference is the name of a value, not {value!r:.60}", span))
+        return self.named(value, scope, span)
+
+    def named(self, name: str, scope: Scope, span: Span | None) -> Input:
+        if name.endswith(".*"):
+            return self.all_copies(name, scope, span)
+        found = scope.find(name)
+        if found is Missing:
+            raise BlueprintError(self.no_value(name, scope, span))
+        return Ref(found.name, span) if isinstance(found, Ref) else found  # type: ignore[return-value]
+
+    def all_copies(self, name: str, scope: Scope, span: Span | None) -> Input:
+        node = scope.find(name[:-2])
+        try:
+            copies = scope.copies(name[:-2]) if node is not Missing else []
+        except ExpressionError as fault:
+            raise BlueprintError(Diagnostic("BP104", fault.message, span)) from None
+        if node is Missing:
+            raise BlueprintError(self.no_value(name[:-2], scope, span))
+        return tuple(Ref(r.name, span) for c in copies if isinstance(r := scope.find(c), Ref))
+
+    def no_value(self, name: str, scope: Scope, span: Span | None) -> Diagnostic:
+        few = islice(scope.visible(), 400 if len(self.mistakes) < 20 else 0)  # each of 10,000 would take minutes
+        names = list(dict.fromkeys(n for n, _ in few))
+        head = name.lstrip(".").split(".")[0]
+        if head in scope.later and head not in scope:
+            place = scope.later.key_spans.get(head) if isinstance(scope.later, Map) else None
+            around = circle(scope.later, head)
+            text = f"`{name}` is defined below" + (f" (line {place.line})" if place else "")
+            if around:
+                return Diagnostic("BP109", f"the graph goes in a circle: {' -> '.join(around)}", span)
+            return Diagnostic("BP104", text, span, help=("nodes are computed in order: move it above this one",))
+        outward = f".{name}" if scope.outer and scope.outer.find_outward(name) is not Missing else ""
+        inner = [n for n in names if n.startswith(f"{head}.")]
+        if head in scope and inner:
+            text = f"`{head}` has no value `{name[len(head) + 1 :]}`"
+            return Diagnostic("BP104", text, span, notes=(f"it has {listing(inner)}",))
+        help = (f"`{outward}` is outside this graph: a leading dot reaches it",) if outward else ()
+        text = f"no value is named `{name}` here{did_you_mean(name, names) if not outward else ''}"
+        scope.read |= {n.split(".")[0] for n in nearest(name, names)}
+        notes = (f"values in sight: {listing(names)}",) if names else ()
+        return Diagnostic("BP104", text, span, notes=notes, help=help)
+
+
+def _flowing(ports: Mapping[str, Input]) -> str:
+    """The port through which copies are chained."""
+    return next((p for p in ("", "x") if p in ports), next(iter(ports), ""))
+
+
+def _flattened(values: Iterable[Input]) -> tuple[Ref, ...]:
+    flat: list[Ref] = []
+    for value in values:
+        flat += value if isinstance(value, tuple) else [value] if value is not None else []
+    return tuple(flat)
+
+
+@dataclass(frozen=True)
+class _Line:
+    """The value a node without `from` continues, and its name in the graph."""
+
+    value: Input
+    name: str
+
+
+def _words(spec: Any) -> set[str]:
+    """The first word of every text in a spec: the nodes it may have meant to read."""
+    waiting, found = [spec], set()
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, str):
+            found.add(item.lstrip(".").split(".")[0])
+        elif isinstance(item, (dict, list)):
+            waiting += item.values() if isinstance(item, dict) else item
+    return found
+
+
+def _optional(spec: Any) -> bool:
+    return isinstance(spec, dict) and bool(spec.get("optional"))
+
+
+def _place(value: Input) -> Span | None:
+    return value.span if isinstance(value, Ref) else None
+
+
+def invalid(
+    block: type[Block],
+    fault: ValidationError,
+    written: Mapping[str, Any],
+    spans: Mapping[str, Span | None],
+    span: Span | None,
+    address: str,
+) -> Iterator[Diagnostic]:
+    """One message per option that does not fit; alternatives of a union are said once."""
+    seen: set[str] = set()
+    for error in fault.errors():
+        key = str(error["loc"][0]) if error["loc"] else ""
+        if key in seen:
+            continue
+        seen.add(key)
+        if error["type"] == "missing":
+            text = f"`{block.name}` needs the option `{key}`"
+            yield Diagnostic("BP202", text, span, help=(f"give it: `{key}: …`",), address=address)
+            continue
+        reasons = dict.fromkeys(e["msg"] for e in fault.errors() if e["loc"] and str(e["loc"][0]) == key)
+        told = (r.removeprefix("Value error, ").replace("Input should be", "it must be") for r in reasons)
+        why = "; or ".join(r[0].lower() + r[1:] for r in told)
+        said = f"`{key}: {written[key]!r}`" if key in written else f"`{block.name}`"
+        yield Diagnostic("BP201", f"{said} does not fit `{block.name}`: {why}", spans.get(key, span), address=address)
