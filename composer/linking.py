@@ -314,12 +314,23 @@ class _Linker:
     ) -> Body | None:
         """One node, or where it has a mistake, that it is broken."""
         try:
+            if is_var(spec):
+                return self.handed_in(_Site(address, spec, names, scope, {"x": line.value}, span), name, line)
             return self.node(address, name, self.as_spec(spec, name, span), names, scope, line, span)
         except BlueprintError as fault:
             self.mistakes += fault.diagnostics
             self.broken.add(address)
             scope.read |= {line.name, *_words(spec)}  # what it would have read is not unused
             return Broken(address)
+
+    def handed_in(self, site: _Site, name: str, line: _Line) -> Body:
+        """`up: $upsample`: the block that a parameter holds, as in a slot offered the line above; null passes it."""
+        site.scope.read.add(line.name)
+        body = self.filled(site, name)
+        if body is None:
+            self.register(site.address)
+            return Through(site.address, line.value, site.span)
+        return body
 
     def allowed(self, name: str, span: Span | None) -> bool:
         if name in RESERVED or not name.replace("_", "").isalnum() or name[0].isdigit():
