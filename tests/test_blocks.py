@@ -55,7 +55,7 @@ USES: dict[str, list[Use]] = {
     "norm.batch": [Use({}), Use({"frozen": True}), Use({"affine": False, "momentum": 0.5})],
     "norm.instance": [Use({}), Use({"affine": False})],
     "norm.group": [Use({"groups": 2}), Use({"groups": "channels", "affine": False})],
-    **{f"act.{a}": [Use({})] for a in ("relu", "gelu", "elu", "sigmoid", "tanh", "leaky_relu")},
+    **{f"act.{a}": [Use({})] for a in ("relu", "gelu", "elu", "sigmoid", "tanh", "softmax", "leaky_relu")},
     "act.prelu": [Use({}), Use({"shared": False})],
     "dropout": [Use({}), Use({"rate": 0.5, "channels": True})],
     "conv": [
@@ -696,6 +696,12 @@ def test_activations(act: str, tmp_path: Path) -> None:
     network = network_of(tmp_path, {"use": f"act.{act}"}, [2, 2], channels=1)
     x = torch.tensor([[[[-2.0, -0.3], [0.1, 1.7]]]], dtype=torch.float64)
     close(network(x), torch.tensor([ACTIVATIONS[act](v) for v in x.flatten().tolist()], dtype=torch.float64).view_as(x))
+
+
+def test_softmax_adds_up_to_one_over_the_channels(tmp_path: Path) -> None:
+    x = noise(1, 3, 2, 2)
+    e = x.exp()
+    close(network_of(tmp_path, {"use": "act.softmax"}, [2, 2], channels=3)(x), e / (e[:, :1] + e[:, 1:2] + e[:, 2:]))
 
 
 def test_prelu_has_a_slope_for_each_channel(tmp_path: Path) -> None:
