@@ -187,7 +187,7 @@ class _Linker:
         if size is not None and not (isinstance(size, list) and size and all(type(n) is int and n > 0 for n in size)):
             text = f"the size of `{name}` must be a list of whole numbers above 0, not {size!r}"
             raise BlueprintError(Diagnostic("BP201", text, span_of(spec, "size") or span))
-        optional = bool(spec.get("optional"))
+        optional = bool(evaluate(spec.get("optional"), names, span_of(spec, "optional") or span))
         if words in (("map",), ("any",)):
             return GraphInput(name, words, None, optional, span, None)
         channels = self.channels(words[1], names, span) if len(words) > 1 and words[0] == "B" else None
