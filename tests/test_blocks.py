@@ -51,7 +51,7 @@ BOTH = {"x": "image", "skip": "other"}
 ATTENTION = {"use": "attention.multihead", "heads": 2}
 
 USES: dict[str, list[Use]] = {
-    "norm.layer": [Use({}), Use({"affine": False, "eps": 0.1})],
+    "norm.layer": [Use({}), Use({"affine": False, "eps": 0.1}), Use({"bias": False})],
     "norm.batch": [Use({}), Use({"frozen": True}), Use({"affine": False, "momentum": 0.5})],
     "norm.instance": [Use({}), Use({"affine": False})],
     "norm.group": [Use({"groups": 2}), Use({"groups": "channels", "affine": False})],
@@ -107,6 +107,7 @@ USES: dict[str, list[Use]] = {
     "attention.multihead": [
         Use({"heads": 2}),
         Use({"heads": 2, "inner": 8, "qkv_bias": False, "out_bias": False, "scale": "width", "norm": "layer"}, TOKENS),
+        Use({"heads": 2, "causal": True, "out_dropout": 0.1}, ranks=(1,)),
         Use({"heads": 4, "ratio": 2, "out": False, "bias": False, "scale": "none", "softmax": "queries"}),
         Use({"heads": 1, "reduce": {"use": "pool.average"}, "from": {"x": "image", "context": "other",
             "context_position": "other"}}, TWO),
@@ -115,7 +116,7 @@ USES: dict[str, list[Use]] = {
     ],
     "attention.window": [
         Use({"heads": 2, "window": 2}),
-        Use({"heads": 2, "window": 2, "shift": "half", "qkv_bias": False}),
+        Use({"heads": 2, "window": 2, "shift": "half", "qkv_bias": False, "out_dropout": 0.1}),
         Use({"heads": 2, "window": 3, "shift": 1, "pad": "high", "mask": None, "bias": None}),
         Use({"heads": 2, "window": 3, "shift": 1, "pad": "high", "pad_order": "roll pad"}),
         Use({"heads": 1, "window": 5, "shift": 2, "shrink": "axis", "table": "full", "pad": "high"}),
@@ -653,6 +654,20 @@ def test_attention_over_queries_and_masked_keys() -> None:
             for h in range(2):
                 scores = q[b, :, 2 * h : 2 * h + 2] @ k[b, seen, 2 * h : 2 * h + 2].T / 2**0.5
                 close(ours[b, :, 3 * h : 3 * h + 3], scores.softmax(axis) @ v[b, seen, 3 * h : 3 * h + 3])
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_causal_attention_looks_back(masked: bool) -> None:
+    from composer_blocks.modules.attention import Attend
+
+    q, k, v = noise(2, 5, 4), noise(2, 5, 4) + 1, noise(2, 5, 6)
+    mask = torch.tensor([[1, 1, 0, 1, 0], [1, 0, 0, 0, 1]])[..., None] if masked else None
+    ours = Attend(2, "head", "keys", 0.0, causal=True)(q, k, v, mask)
+    for b, n, h in itertools.product(range(2), range(5), range(2)):
+        seen = [m for m in range(n + 1) if not masked or mask[b, m]]
+        part = slice(2 * h, 2 * h + 2)
+        weights = (k[b, seen][:, part] @ q[b, n, part] / 2**0.5).softmax(0)
+        close(ours[b, n, 3 * h : 3 * h + 3], weights @ v[b, seen][:, 3 * h : 3 * h + 3])
 
 
 @pytest.mark.parametrize(("scale", "factor"), [("head", 2**-0.5), ("width", 0.5), ("none", 1.0)])

@@ -28,6 +28,7 @@ class Attend(Block):
     heads: Positive
     scale: Literal["head", "width", "none"] = "head"
     softmax: Literal["keys", "queries"] = "keys"
+    causal: bool = False
     dropout: Rate = 0
 
     def infer(self, rule: Rule, q: Type, k: Type, v: Type, mask: Type | None = None) -> Type:
@@ -39,6 +40,9 @@ class Attend(Block):
             "BP401",
         )
         rule.equal(k.length, v.length, f"keys {k} and values {v} differ in number")
+        if self.causal:
+            rule.need(self.softmax == "keys", "`causal` needs a softmax over keys", "BP202")
+            rule.equal(q.length, k.length, f"`causal` needs as many queries {q} as keys {k}")
         if mask is not None:
             rule.equal(k.length, mask.length, f"keys {k} and mask {mask} differ in number")
             rule.need(mask.channels == 1, f"a mask of keys has one channel, not {mask.channels}", "BP301")
@@ -47,7 +51,7 @@ class Attend(Block):
     def build(self) -> Any:
         from composer_blocks.modules.attention import Attend as Module
 
-        return Module(self.heads, self.scale, self.softmax, self.dropout)
+        return Module(self.heads, self.scale, self.softmax, self.dropout, self.causal)
 
 
 class MultiheadAttention(Block):
@@ -56,6 +60,7 @@ class MultiheadAttention(Block):
     `inner` (or `ratio` times the channels) is the width of queries, keys and values, `qkv_bias` their bias where it
     differs from `bias`; without `out` there is no projection at the end, and `out_bias` is its bias. `scale` divides
     the scores by the root of the width of a head, of all heads, or not; `softmax` runs over keys, or over queries.
+    With `causal` a token sees itself and those before it; `mask` (B, 1, M) is true where a key may be seen.
     `out_dropout` follows the projection. `position` and `context_position` are added to what queries and keys are made
     of, never to values. `value` takes the values from another map than the keys. Slots: `reduce` makes the sequence of
     keys and values shorter before their projection (SegFormer), `pool` after it (non-local block), `norm` stands at the
@@ -72,6 +77,7 @@ class MultiheadAttention(Block):
     out_bias: bool = True
     scale: Literal["head", "width", "none"] = "head"
     softmax: Literal["keys", "queries"] = "keys"
+    causal: bool = False
     dropout: Rate = 0
     out_dropout: Rate = 0
     reduce: Slot = slot(doc="shortens keys and values before their projection")
@@ -99,7 +105,7 @@ class MultiheadAttention(Block):
         q = net.add("query", Linear(out=inner, bias=bias), queries)
         k = net.slot("pool", x=net.add("key", Linear(out=inner, bias=bias), keys))
         v = net.slot("pool", x=net.add("value", Linear(out=inner, bias=bias), values))
-        core = Attend(heads=self.heads, scale=self.scale, softmax=self.softmax, dropout=self.dropout)
+        core = Attend(**{n: getattr(self, n) for n in ("heads", "scale", "softmax", "causal", "dropout")})
         y = net.add("attend", core, q, k, v, mask=mask)
         if self.out:
             width = value.type.channels if value is not None else x.type.channels
