@@ -187,7 +187,7 @@ class _Linker:
         if size is not None and not (isinstance(size, list) and size and all(type(n) is int and n > 0 for n in size)):
             text = f"the size of `{name}` must be a list of whole numbers above 0, not {size!r}"
             raise BlueprintError(Diagnostic("BP201", text, span_of(spec, "size") or span))
-        optional = bool(spec.get("optional"))
+        optional = bool(evaluate(spec.get("optional"), names, span_of(spec, "optional") or span))
         if words in (("map",), ("any",)):
             return GraphInput(name, words, None, optional, span, None)
         channels = self.channels(words[1], names, span) if len(words) > 1 and words[0] == "B" else None
@@ -314,12 +314,23 @@ class _Linker:
     ) -> Body | None:
         """One node, or where it has a mistake, that it is broken."""
         try:
+            if is_var(spec):
+                return self.handed_in(_Site(address, spec, names, scope, {"x": line.value}, span), name, line)
             return self.node(address, name, self.as_spec(spec, name, span), names, scope, line, span)
         except BlueprintError as fault:
             self.mistakes += fault.diagnostics
             self.broken.add(address)
             scope.read |= {line.name, *_words(spec)}  # what it would have read is not unused
             return Broken(address)
+
+    def handed_in(self, site: _Site, name: str, line: _Line) -> Body:
+        """`up: $upsample`: the block that a parameter holds, as in a slot offered the line above; null passes it."""
+        site.scope.read.add(line.name)
+        body = self.filled(site, name)
+        if body is None:
+            self.register(site.address)
+            return Through(site.address, line.value, site.span)
+        return body
 
     def allowed(self, name: str, span: Span | None) -> bool:
         if name in RESERVED or not name.replace("_", "").isalnum() or name[0].isdigit():

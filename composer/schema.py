@@ -158,7 +158,7 @@ INPUT: Schema = _either(
                 "The size per axis that the network is built for, such as [224, 224]; it may be fed others.",
                 _value({"type": "array", "items": _value({"type": "integer", "minimum": 1}), "minItems": 1}),
             ),
-            "optional": {"type": "boolean", "description": "Whether the network also runs without it."},
+            "optional": _described("Whether the network runs without it.", _value({"type": "boolean"})),
             "doc": {"type": "string", "description": "What it is."},
         },
         required=["type"],

@@ -98,6 +98,40 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
             blocks=[1, 2, 2, 2],
         ),
     ),
+    "transunet": (
+        "transunet",
+        dict(
+            size=[64, 64],
+            dim=24,
+            hidden=40,
+            heads=3,
+            layers=2,
+            units=[2, 1, 1],
+            width=32,
+            decoder=[16, 12, 10, 8],
+            classes=4,
+        ),
+    ),
+    "transunet_vit": (
+        "transunet:vit_b16",
+        dict(size=[64, 64], dim=48, hidden=80, heads=4, layers=3, decoder=[32, 24, 16, 8], classes=4),
+    ),
+    "mt_transunet": (
+        "mt_transunet",
+        dict(size=[64, 64], dim=24, hidden=44, heads=4, layers=2, units=[2, 1, 1], width=32, decoder=[16, 12, 10, 8]),
+    ),
+    "setr_naive": (
+        "setr",
+        dict(size=[64, 64], classes=4, dim=48, depth=4, heads=4, width=24, inherited=8, taps=["blocks.1", "blocks.2"]),
+    ),
+    "setr_pup": (
+        "setr:pup",
+        dict(size=[64, 64], classes=4, dim=48, depth=4, heads=4, width=24, inherited=8, taps=["blocks.1", "blocks.2"]),
+    ),
+    "setr_mla": (
+        "setr_mla",
+        dict(size=[64, 64], classes=4, dim=40, depth=6, heads=4, width=24, inherited=8, mla=[5, 3, 2, 0]),
+    ),
 }
 """Golden -> blueprint, and its parameters for the golden's tiny configuration."""
 

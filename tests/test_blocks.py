@@ -78,11 +78,11 @@ def _with_memory(memory: dict[str, Any], tokens: str = "replace") -> dict[str, A
 
 
 USES: dict[str, list[Use]] = {
-    "norm.layer": [Use({}), Use({"affine": False, "eps": 0.1})],
+    "norm.layer": [Use({}), Use({"affine": False, "eps": 0.1}), Use({"bias": False})],
     "norm.batch": [Use({}), Use({"frozen": True}), Use({"affine": False, "momentum": 0.5})],
     "norm.instance": [Use({}), Use({"affine": False})],
     "norm.group": [Use({"groups": 2}), Use({"groups": "channels", "affine": False})],
-    **{f"act.{a}": [Use({})] for a in ("relu", "gelu", "elu", "sigmoid", "tanh", "leaky_relu")},
+    **{f"act.{a}": [Use({})] for a in ("relu", "gelu", "elu", "sigmoid", "tanh", "softmax", "leaky_relu")},
     "act.prelu": [Use({}), Use({"shared": False})],
     "dropout": [Use({}), Use({"rate": 0.5, "channels": True})],
     "conv": [
@@ -134,6 +134,7 @@ USES: dict[str, list[Use]] = {
     "attention.multihead": [
         Use({"heads": 2}),
         Use({"heads": 2, "inner": 8, "qkv_bias": False, "out_bias": False, "scale": "width", "norm": "layer"}, TOKENS),
+        Use({"heads": 2, "causal": True, "out_dropout": 0.1}, ranks=(1,)),
         Use({"heads": 4, "ratio": 2, "out": False, "bias": False, "scale": "none", "softmax": "queries"}),
         Use({"heads": 1, "reduce": {"use": "pool.average"}, "from": {"x": "image", "context": "other",
             "context_position": "other"}}, TWO),
@@ -142,7 +143,7 @@ USES: dict[str, list[Use]] = {
     ],
     "attention.window": [
         Use({"heads": 2, "window": 2}),
-        Use({"heads": 2, "window": 2, "shift": "half", "qkv_bias": False}),
+        Use({"heads": 2, "window": 2, "shift": "half", "qkv_bias": False, "out_dropout": 0.1}),
         Use({"heads": 2, "window": 3, "shift": 1, "pad": "high", "mask": None, "bias": None}),
         Use({"heads": 2, "window": 3, "shift": 1, "pad": "high", "pad_order": "roll pad"}),
         Use({"heads": 1, "window": 5, "shift": 2, "shrink": "axis", "table": "full", "pad": "high"}),
@@ -715,6 +716,20 @@ def test_attention_over_queries_and_masked_keys() -> None:
                 close(ours[b, :, 3 * h : 3 * h + 3], scores.softmax(axis) @ v[b, seen, 3 * h : 3 * h + 3])
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_causal_attention_looks_back(masked: bool) -> None:
+    from composer_blocks.modules.attention import Attend
+
+    q, k, v = noise(2, 5, 4), noise(2, 5, 4) + 1, noise(2, 5, 6)
+    mask = torch.tensor([[1, 1, 0, 1, 0], [1, 0, 0, 0, 1]])[..., None] if masked else None
+    ours = Attend(2, "head", "keys", 0.0, causal=True)(q, k, v, mask)
+    for b, n, h in itertools.product(range(2), range(5), range(2)):
+        seen = [m for m in range(n + 1) if not masked or mask[b, m]]
+        part = slice(2 * h, 2 * h + 2)
+        weights = (k[b, seen][:, part] @ q[b, n, part] / 2**0.5).softmax(0)
+        close(ours[b, n, 3 * h : 3 * h + 3], weights @ v[b, seen][:, 3 * h : 3 * h + 3])
+
+
 @pytest.mark.parametrize(("scale", "factor"), [("head", 2**-0.5), ("width", 0.5), ("none", 1.0)])
 def test_attention_scales(scale: str, factor: float) -> None:
     from composer_blocks.modules.attention import Attend
@@ -756,6 +771,12 @@ def test_activations(act: str, tmp_path: Path) -> None:
     network = network_of(tmp_path, {"use": f"act.{act}"}, [2, 2], channels=1)
     x = torch.tensor([[[[-2.0, -0.3], [0.1, 1.7]]]], dtype=torch.float64)
     close(network(x), torch.tensor([ACTIVATIONS[act](v) for v in x.flatten().tolist()], dtype=torch.float64).view_as(x))
+
+
+def test_softmax_adds_up_to_one_over_the_channels(tmp_path: Path) -> None:
+    x = noise(1, 3, 2, 2)
+    e = x.exp()
+    close(network_of(tmp_path, {"use": "act.softmax"}, [2, 2], channels=3)(x), e / (e[:, :1] + e[:, 1:2] + e[:, 2:]))
 
 
 def test_prelu_has_a_slope_for_each_channel(tmp_path: Path) -> None:

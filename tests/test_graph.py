@@ -229,6 +229,21 @@ def test_a_parameter_that_holds_a_block_keeps_the_names_of_its_place(typed: Any)
     assert types["y.1.b.shortcut.a"] == "(B, 6, H, W)"
 
 
+def test_a_node_may_be_the_block_a_parameter_holds(typed: Any) -> None:
+    inner = """
+params: {w: 6, up: {type: block, default: {use: conv, out: "${w + 1}"}}, end: {type: block, default: null}}
+inputs: {x: map}
+graph: {a: {use: conv, out: $w}, up: $up, end: $end}
+outputs: {y: end}
+"""
+    types = typed("y: {use: inner, w: 3}", library={"inner": inner})
+    assert types == {"y.a": "(B, 3, H, W)", "y.up": "(B, 4, H, W)"}
+    types = typed("y: {use: inner, up: act.relu, end: {b: {use: conv, out: 9}}}", library={"inner": inner})
+    assert types == {"y.a": "(B, 6, H, W)", "y.up": "(B, 6, H, W)", "y.end.b": "(B, 9, H, W)"}
+    edit = "edit: [{at: y.up, set: {out: 8}}]\n"
+    assert typed("y: {use: inner}", head=edit, library={"inner": inner})["y.up"] == "(B, 8, H, W)"
+
+
 def test_edits_reach_into_a_blueprint_used_as_a_block(typed: Any) -> None:
     edit = "edit: [{at: y.*.a, set: {out: 11}}]\n"
     nodes = "y: {use: double, repeat: 2, out: 6, shortcut: conv}"

@@ -58,6 +58,18 @@ class Tanh(Activation):
     module: ClassVar[str] = "Tanh"
 
 
+class Softmax(Activation):
+    """exp(x) over its sum along the channels, so that they add to 1."""
+
+    name = "act.softmax"
+    layout: ClassVar[str] = "features"
+
+    def build(self, x: Type) -> Any:
+        from torch import nn
+
+        return nn.Softmax(-1)
+
+
 class LeakyReLU(Activation):
     """x where positive, slope · x elsewhere."""
 
@@ -105,4 +117,4 @@ class Dropout(Block):
         return whole[rank](self.rate) if self.channels else nn.Dropout(self.rate)
 
 
-BLOCKS = (ReLU, GELU, ELU, Sigmoid, Tanh, LeakyReLU, PReLU, Dropout)
+BLOCKS = (ReLU, GELU, ELU, Sigmoid, Tanh, Softmax, LeakyReLU, PReLU, Dropout)

@@ -20,6 +20,7 @@ from composer import (
     ceil_div,
     slot,
 )
+from composer_blocks.activations import Dropout
 from composer_blocks.convolution import Linear
 from composer_blocks.parts import Add
 
@@ -42,6 +43,7 @@ class Attend(Block):
     heads: Positive
     scale: Literal["head", "width", "none"] = "head"
     softmax: Literal["keys", "queries"] = "keys"
+    causal: bool = False
     dropout: Rate = 0
 
     def infer(self, rule: Rule, q: Type, k: Type, v: Type, mask: Type | None = None) -> Type:
@@ -53,6 +55,9 @@ class Attend(Block):
             "BP401",
         )
         rule.equal(k.length, v.length, f"keys {k} and values {v} differ in number")
+        if self.causal:
+            rule.need(self.softmax == "keys", "`causal` needs a softmax over keys", "BP202")
+            rule.equal(q.length, k.length, f"`causal` needs as many queries {q} as keys {k}")
         if mask is not None:
             rule.equal(k.length, mask.length, f"keys {k} and mask {mask} differ in number")
             rule.need(mask.channels == 1, f"a mask of keys has one channel, not {mask.channels}", "BP301")
@@ -61,7 +66,7 @@ class Attend(Block):
     def build(self) -> Any:
         from composer_blocks.modules.attention import Attend as Module
 
-        return Module(self.heads, self.scale, self.softmax, self.dropout)
+        return Module(self.heads, self.scale, self.softmax, self.dropout, self.causal)
 
 
 class MultiheadAttention(Block):
@@ -70,9 +75,11 @@ class MultiheadAttention(Block):
     `inner` (or `ratio` times the channels) is the width of queries, keys and values, `qkv_bias` their bias where it
     differs from `bias`; without `out` there is no projection at the end, and `out_bias` is its bias. `scale` divides
     the scores by the root of the width of a head, of all heads, or not; `softmax` runs over keys, or over queries.
-    `position` and `context_position` are added to what queries and keys are made of, never to values. `value` takes the
-    values from another map than the keys. Slots: `reduce` makes the sequence of keys and values shorter before their
-    projection (SegFormer), `pool` after it (non-local block), `norm` stands at the end.
+    With `causal` a token sees itself and those before it; `mask` (B, 1, M) is true where a key may be seen.
+    `out_dropout` follows the projection. `position` and `context_position` are added to what queries and keys are made
+    of, never to values. `value` takes the values from another map than the keys. Slots: `reduce` makes the sequence of
+    keys and values shorter before their projection (SegFormer), `pool` after it (non-local block), `norm` stands at the
+    end.
     """
 
     name = "attention.multihead"
@@ -85,7 +92,9 @@ class MultiheadAttention(Block):
     out_bias: bool = True
     scale: Literal["head", "width", "none"] = "head"
     softmax: Literal["keys", "queries"] = "keys"
+    causal: bool = False
     dropout: Rate = 0
+    out_dropout: Rate = 0
     reduce: Slot = slot(doc="shortens keys and values before their projection")
     pool: Slot = slot(doc="shortens keys and values after their projection")
     norm: Slot = slot(doc="stands after the projection")
@@ -111,11 +120,13 @@ class MultiheadAttention(Block):
         q = net.add("query", Linear(out=inner, bias=bias), queries)
         k = net.slot("pool", x=net.add("key", Linear(out=inner, bias=bias), keys))
         v = net.slot("pool", x=net.add("value", Linear(out=inner, bias=bias), values))
-        core = Attend(heads=self.heads, scale=self.scale, softmax=self.softmax, dropout=self.dropout)
+        core = Attend(**{n: getattr(self, n) for n in ("heads", "scale", "softmax", "causal", "dropout")})
         y = net.add("attend", core, q, k, v, mask=mask)
         if self.out:
             width = value.type.channels if value is not None else x.type.channels
             y = net.add("project", Linear(out=width, bias=self.out_bias), y)
+        if self.out_dropout:
+            y = net.add("out_drop", Dropout(rate=self.out_dropout), y)
         return net.slot("norm", x=y)
 
     def _reduced(self, net: Scope, keys: Value, source: Value, value: Value | None) -> tuple[Value, Value]:
@@ -176,6 +187,7 @@ class WindowAttention(Block):
     pad_order pad before the shift, or after it
     project_query   false takes x itself as the query
     qkv_bias  whether the projections to queries, keys and values have a bias
+    out_dropout   what follows the last projection
 
     `tokens` beside the pixels stand in front of those of each window, and have neither bias nor mask; with them there
     are two outputs, x and tokens.
@@ -193,6 +205,7 @@ class WindowAttention(Block):
     project_query: bool = True
     qkv_bias: bool = True
     dropout: Rate = 0
+    out_dropout: Rate = 0
     bias: Slot = slot("relative", role="position", offers=("x", "full"), doc="(heads, n, n) added to the scores")
 
     def compose(self, net: Scope, x: Value, context: Value | None = None, tokens: Value | None = None) -> Any:
@@ -209,7 +222,15 @@ class WindowAttention(Block):
         shapes = {"x": net.shape(x.type.with_(channels=self.heads, grid=tuple(window)))}
         shapes["full"] = net.shape(x.type.with_(channels=self.heads, grid=tuple(full)))
         bias = net.slot("bias", **shapes) if net.has("bias") else None
-        return net.add("", self._leaf(window, shift), x, context=context, tokens=tokens, bias=bias)
+        y = net.add("", self._leaf(window, shift), x, context=context, tokens=tokens, bias=bias)
+        return self._dropped(net, y) if self.out_dropout else y
+
+    def _dropped(self, net: Scope, y: Any) -> Any:
+        """Dropout on the pixels, and on the tokens beside them."""
+        drop = Dropout(rate=self.out_dropout)
+        if isinstance(y, dict):
+            return {part: net.add(f"out_drop_{part}", drop, value) for part, value in y.items()}
+        return net.add("out_drop", drop, y)
 
     def policy(self, net: Scope, grid: tuple[Size, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Window and shift at the size the network is built for."""

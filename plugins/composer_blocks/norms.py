@@ -8,12 +8,14 @@ from composer import Block, Number, Positive, Rule, Type, product
 
 
 class LayerNorm(Block):
-    """Layer normalization over the channels of each token (Ba et al., 2016, arXiv:1607.06450)."""
+    """Layer normalization over the channels of each token (Ba et al., 2016, arXiv:1607.06450); `bias: false` leaves
+    out what `affine` adds after the scale."""
 
     name = "norm.layer"
     layout: ClassVar[str] = "features"
     eps: Number = 1e-5
     affine: bool = True
+    bias: bool = True
 
     def infer(self, rule: Rule, x: Type) -> Type:
         return x
@@ -21,7 +23,7 @@ class LayerNorm(Block):
     def build(self, x: Type) -> Any:
         from torch import nn
 
-        return nn.LayerNorm(x.channels, eps=self.eps, elementwise_affine=self.affine)
+        return nn.LayerNorm(x.channels, eps=self.eps, elementwise_affine=self.affine, bias=self.bias)
 
 
 class BatchNorm(Block):

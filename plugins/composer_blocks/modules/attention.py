@@ -15,14 +15,14 @@ from composer_blocks.modules.derived import Derived
 class Attend(nn.Module):
     """q (B, N, C), k (B, M, C), v (B, M, D), mask (B, M, 1) true where a key may be seen -> (B, N, D)."""
 
-    def __init__(self, heads: int, scale: str, softmax: str, dropout: float):
+    def __init__(self, heads: int, scale: str, softmax: str, dropout: float, causal: bool = False):
         super().__init__()
-        self.heads, self.scale, self.softmax, self.dropout = heads, scale, softmax, dropout
+        self.heads, self.scale, self.softmax, self.dropout, self.causal = heads, scale, softmax, dropout, causal
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
         scale = {"head": (q.shape[-1] // self.heads) ** -0.5, "width": q.shape[-1] ** -0.5, "none": 1.0}[self.scale]
         q, k, v = (torch.unflatten(t, -1, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))
-        seen = None if mask is None else mask.squeeze(-1)[:, None, None].bool()
+        seen = self._seen(k, mask)
         dropout = self.dropout if self.training else 0.0
         if self.softmax == "keys":
             y = functional.scaled_dot_product_attention(q, k, v, attn_mask=seen, dropout_p=dropout, scale=scale)
@@ -30,6 +30,14 @@ class Attend(nn.Module):
             a = (q @ k.transpose(-1, -2) * scale).softmax(-2)
             y = functional.dropout(a if seen is None else a * seen, dropout, self.training) @ v
         return y.transpose(1, 2).flatten(2)
+
+    def _seen(self, k: Tensor, mask: Tensor | None) -> Tensor | None:
+        """Which keys each query sees, as (B, 1, N or 1, M)."""
+        seen = None if mask is None else mask.squeeze(-1)[:, None, None].bool()
+        if not self.causal:
+            return seen
+        before = torch.ones(k.shape[-2], k.shape[-2], dtype=torch.bool, device=k.device).tril()
+        return before if seen is None else before & seen
 
     def extra_repr(self) -> str:
         return f"heads={self.heads}, scale={self.scale}"
