@@ -31,7 +31,7 @@ DRAFT = "http://json-schema.org/draft-07/schema#"
 KINDS = ("linear", "conv", "norm")
 FILLS = (
     "zeros", "ones", "constant", "normal", "trunc_normal", "uniform", "xavier_uniform", "xavier_normal",
-    "kaiming_normal", "kaiming_uniform", "kaiming_fan_out",
+    "kaiming_normal", "kaiming_uniform", "kaiming_fan_out", "values",
 )  # fmt: skip
 """Kinds and fillings of `init`; a test holds them equal to `composer.init`, which needs torch to import."""
 
@@ -357,7 +357,7 @@ def _rule() -> Schema:
         **{name: _described(f"Of `resize_table`: {OPTIONS[name][0]}.", how) for name, how in options.items()},
     }
     drops = {**_has("transform"), "properties": {"transform": {"enum": list(DROPS)}}}
-    splits = {**_has("transform"), "properties": {"transform": {"const": "split"}}}
+    splits = {**_has("transform"), "properties": {"transform": {"enum": ["split", "columns"]}}}
     resizes = {**_has("transform"), "properties": {"transform": {"const": "resize_table"}}}
     one = {"properties": {"to": _either({"type": "string"}, {"maxItems": 1, "minItems": 1})}}
     return _closed(

@@ -421,6 +421,7 @@ def through(transform: str, tensor: Tensor, *shapes: tuple[int, ...], **options:
         ("squeeze", (5, 3), [(5, 3)]),
         ("squeeze", (1, 3), [(1, 3)]),
         ("split", (6, 2), [(2, 2)] * 3),
+        ("columns", (2, 6), [(2, 3)] * 2),
         ("split", (4,), [(2,)] * 2),
         ("linear", (4, 3, 1, 1), [(4, 3)]),
         ("linear", (4, 3, 1, 1, 1), [(4, 3)]),
