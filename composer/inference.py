@@ -618,6 +618,8 @@ class _Scope:
             self.constrain("least", size, least, why)
 
     def constrain(self, kind: str, size: Dim, number: int, why: str) -> None:
+        if self.run.unused:  # what never runs asks nothing of the input
+            return
         key = (kind, size, number)
         made = Constraint(kind, size, number, why, self.address, self.call.use, self.call.span)
         self.run.constraints.setdefault(key, made)

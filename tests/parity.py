@@ -16,7 +16,20 @@ from composer.weights import convert, load_into
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "swin_unet": ("swin_unet", dict(size=[128, 128], classes=4, dim=16, heads=[1, 2, 4, 8], window=4, mlp_ratio=2.0)),
-}
+    "transunet": (
+        "transunet",
+        dict(size=[64, 64], dim=24, hidden=40, heads=3, layers=2, units=[2, 1, 1], width=32, decoder=[16, 12, 10, 8],
+             classes=4),
+    ),
+    "transunet_vit": (
+        "transunet:vit_b16",
+        dict(size=[64, 64], dim=48, hidden=80, heads=4, layers=3, decoder=[32, 24, 16, 8], classes=4),
+    ),
+    "mt_transunet": (
+        "mt_transunet",
+        dict(size=[64, 64], dim=24, hidden=44, heads=4, layers=2, units=[2, 1, 1], width=32, decoder=[16, 12, 10, 8]),
+    ),
+}  # fmt: skip
 """Golden -> blueprint, and its parameters for the golden's tiny configuration."""
 
 SLOW_FLOPS = 100e9

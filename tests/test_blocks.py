@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import erf, prod
+from math import cos, erf, prod, sin
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +92,13 @@ USES: dict[str, list[Use]] = {
     "tokens.drop": [Use({"count": 2}, TOKENS), Use({"count": 1}, TOKENS)],
     "tokens.take": [Use({}), Use({"index": 1}, TOKENS)],
     "position.learned": [Use({}), Use({"std": 0}, TOKENS), Use({"add": False})],
+    "position.sine": [
+        Use({}, channels=6),
+        Use({"add": True, "origin": 0.5, "normalize": True, "group": 3}, channels=20),
+        Use({"arrange": "halves", "axes": "reversed", "temperature": 20}, channels=8),
+        Use({"origin": 1, "normalize": True, "from": {"x": "image", "mask": "valid"}},
+            {"valid": {"use": "conv", "out": 1, "act": "sigmoid"}}, channels=6),
+    ],
     "position.relative": [
         Use({"use": "attention.window", "heads": 2, "window": w, "table": "full", "bias": {"use": "position.relative",
             "index": i, "clamped": c}})
@@ -449,6 +456,70 @@ def test_cut_takes_the_corner_of_the_full_index() -> None:
     assert not torch.equal(cut.index, rebuilt.index)
 
 
+SINES: dict[str, tuple[dict[str, Any], int, tuple[int, ...]]] = {
+    "transformer": ({}, 8, (5,)),
+    "detr": ({"origin": 1, "normalize": True}, 12, (3, 4)),
+    "deformable_detr": ({"origin": 0.5, "normalize": True}, 12, (3, 4)),
+    "cotr": ({"origin": 0.5, "normalize": True, "group": 3}, 24, (2, 3, 4)),
+    "cotr, a rest": ({"origin": 0.5, "normalize": True, "group": 3}, 20, (2, 3, 4)),
+    "u_transformer": ({"arrange": "halves"}, 12, (3, 4)),
+    "columns first": ({"axes": "reversed", "temperature": 50}, 14, (3, 4)),
+}
+
+
+def slow_sine(channels: int, masks: Tensor, **options: Any) -> Tensor:
+    """The code cell by cell and channel by channel: masks (B, *grid) -> (B, C, *grid)."""
+    given = {"origin": 0, "normalize": False, "group": 2, "arrange": "interleaved", "axes": "spatial",
+        "temperature": 10000} | options  # fmt: skip
+    grid = masks.shape[1:]
+    rank = len(grid)
+    part = channels // rank - (channels // rank) % 2
+    widths = [channels - part * (rank - 1)] + [part] * (rank - 1)
+    code = torch.zeros(len(masks), channels, *grid, dtype=torch.float64)
+    for b, cell in itertools.product(range(len(masks)), itertools.product(*map(range, grid))):
+        done = 0
+        for axis in reversed(range(rank)) if given["axes"] == "reversed" else range(rank):
+            line = [bool(masks[(b, *cell[:axis], k, *cell[axis + 1 :])]) for k in range(grid[axis])]
+            at = sum(line[: cell[axis] + 1]) - 1 + given["origin"]
+            if given["normalize"]:
+                at = at / (sum(line) + 1e-6) * 2 * 3.141592653589793
+            width = widths[axis]
+            for i in range(width):
+                angle = at / given["temperature"] ** (given["group"] * (i // given["group"]) / width)
+                place = i if given["arrange"] == "interleaved" else i // 2 + i % 2 * (width // 2)
+                code[(b, done + place, *cell)] = sin(angle) if i % 2 == 0 else cos(angle)
+            done += width
+    return code
+
+
+@pytest.mark.parametrize("case", SINES)
+@pytest.mark.parametrize("add", [False, True])
+def test_sine_position_equals_a_loop(case: str, add: bool, tmp_path: Path) -> None:
+    options, channels, grid = SINES[case]
+    network = network_of(tmp_path, {"use": "position.sine", "add": add, **options}, list(grid), channels)
+    x = noise(2, channels, *grid)
+    slow = slow_sine(channels, torch.ones(2, *grid), **options)
+    close(network(x), x + slow if add else slow)
+    assert not network.state_dict()
+
+
+@pytest.mark.parametrize("case", ["detr", "cotr", "u_transformer"])
+def test_sine_position_counts_valid_cells(case: str) -> None:
+    from composer_blocks.positions import SinePosition
+
+    options, channels, grid = SINES[case]
+    masks = torch.ones(2, *grid, dtype=torch.bool)
+    masks[1, ..., -1:] = masks[1, -1:] = False
+    x = Type("map", channels, grid)
+    module = SinePosition(**options).build(x, len(grid))
+    ours = module(torch.zeros(2, *grid, channels, dtype=torch.float64), masks[..., None])
+    counts = masks[1].sum(-1).flatten()
+    assert counts[0] == grid[-1] - 1
+    slow = slow_sine(channels, masks, **options).movedim(1, -1)
+    seen = masks[..., None].expand_as(slow)
+    close(ours[seen], slow[seen])
+
+
 @pytest.mark.parametrize("order", ["column", "row"])
 @pytest.mark.parametrize("grid", [(4, 6), (2, 4, 6), (3, 4), (5, 3, 1)])
 def test_gather_equals_a_loop(order: str, grid: tuple[int, ...]) -> None:
@@ -687,6 +758,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "extra tokens": ({"use": "tokens.drop"}, "has no 1 extra tokens to drop"),
     "map": ({"use": "conv", "from": "cls"}, "has 1 extra token in front"),
     "vector": ({"use": "conv", "from": "mean"}, "needs a map, this is a vector"),
+    "odd channels": ({"use": "position.sine", "from": "odd"}, "needs an even number of channels"),
+    "sine mask": ({"use": "position.sine", "from": {"x": "image", "mask": "image"}}, "one channel, not"),
     "residual": ({"use": "block.residual", "body": {"use": "conv", "out": 6}}, "give a `shortcut`"),
 }  # fmt: skip
 
@@ -694,7 +767,12 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_mistakes_are_found_before_torch_sees_them(case: str, tmp_path: Path) -> None:
     node, text = REFUSED[case]
-    aside = {"one": {"use": "pool.global", "bins": 1}, "cls": {"use": "tokens.prepend"}, "mean": {"use": "pool.global"}}
+    aside = {
+        "one": {"use": "pool.global", "bins": 1},
+        "odd": {"use": "conv", "out": 5},
+        "cls": {"use": "tokens.prepend"},
+        "mean": {"use": "pool.global"},
+    }
     before = {k: {**v, "from": "image"} for k, v in aside.items() if k == node.get("from")}
     with pytest.raises(composer.BlueprintError, match=text.replace("(", r"\(")):
         network_of(tmp_path, node, [4, 4], before=before)

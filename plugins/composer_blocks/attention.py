@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal
 
 from composer import Block, Number, PerAxis, PerAxisNatural, Positive, Rate, Rule, Scope, Size, Slot, Type, Value, slot
+from composer_blocks.activations import Dropout
 from composer_blocks.convolution import Linear
 from composer_blocks.parts import Add
 
@@ -55,8 +56,8 @@ class MultiheadAttention(Block):
     `inner` (or `ratio` times the channels) is the width of queries, keys and values, `qkv_bias` their bias where it
     differs from `bias`; without `out` there is no projection at the end, and `out_bias` is its bias. `scale` divides
     the scores by the root of the width of a head, of all heads, or not; `softmax` runs over keys, or over queries.
-    `position` and `context_position` are added to what queries and keys are made of, never to values. `value` takes the
-    values from another map than the keys. Slots: `reduce` makes the sequence of keys and values shorter before their
+    `out_dropout` follows the projection. `position` and `context_position` are added to what queries and keys are made
+    of, never to values. `value` takes the values from another map than the keys. Slots: `reduce` makes the sequence of keys and values shorter before their
     projection (SegFormer), `pool` after it (non-local block), `norm` stands at the end.
     """
 
@@ -71,6 +72,7 @@ class MultiheadAttention(Block):
     scale: Literal["head", "width", "none"] = "head"
     softmax: Literal["keys", "queries"] = "keys"
     dropout: Rate = 0
+    out_dropout: Rate = 0
     reduce: Slot = slot(doc="shortens keys and values before their projection")
     pool: Slot = slot(doc="shortens keys and values after their projection")
     norm: Slot = slot(doc="stands after the projection")
@@ -101,6 +103,8 @@ class MultiheadAttention(Block):
         if self.out:
             width = value.type.channels if value is not None else x.type.channels
             y = net.add("project", Linear(out=width, bias=self.out_bias), y)
+        if self.out_dropout:
+            y = net.add("out_drop", Dropout(rate=self.out_dropout), y)
         return net.slot("norm", x=y)
 
     def _reduced(self, net: Scope, keys: Value, source: Value, value: Value | None) -> tuple[Value, Value]:

@@ -63,9 +63,56 @@ class RelativePosition(Block):
         return Relative(_cells(x), _cells(full or x), x.channels, self.index, self.clamped, self.std)
 
 
+class SinePosition(Block):
+    """Waves of falling frequency along each axis of a grid (Vaswani et al., 2017, arXiv:1706.03762; on images Carion et
+    al., 2020, arXiv:2005.12872): the code of x (B, C, *grid), of its shape, or with `add` x and its code.
+
+    Each axis has its own part of the channels: as many for every one, an even number, the rest for the first. The wave
+    of channel i of the c of an axis has the wavelength 2π · temperature^(group · ⌊i / group⌋ / c).
+
+    add       whether the code is added to x or stands alone
+    origin    where the first cell stands: 0; 1 (DETR); 0.5, its centre (Deformable DETR, CoTr)
+    normalize positions run over 2π whatever the size, divided by the size plus 1e-6
+    group     how many channels in a row share a wavelength: 2, a sine and its cosine; 3 in CoTr, whose sines and
+              cosines still alternate
+    arrange   interleaved: sines in even channels, cosines in odd ones. halves: first all sines, then all cosines
+    axes      spatial: the part of the first axis comes first. reversed: that of the last
+    temperature   the base of the wavelengths
+    `mask` (B, 1, *grid), true where x is valid, makes positions count valid cells, and the size their number.
+    """
+
+    name = "position.sine"
+    layout: ClassVar[str] = "grid"
+    weightless: ClassVar[bool] = True
+    add: bool = False
+    origin: Number = 0
+    normalize: bool = False
+    group: Literal[2, 3] = 2
+    arrange: Literal["interleaved", "halves"] = "interleaved"
+    axes: Literal["spatial", "reversed"] = "spatial"
+    temperature: Number = 10000
+
+    def infer(self, rule: Rule, x: Type, mask: Type | None = None) -> Type:
+        least = 2 * x.rank
+        text = f"needs an even number of channels, at least {least}: a sine and a cosine per axis, not {x.channels}"
+        rule.need(x.channels % 2 == 0 and x.channels >= least, text, "BP401")
+        if mask is not None:
+            text = f"a mask of {x} has its grid and one channel, not {mask}"
+            if rule.need(mask.channels == 1 and mask.rank == x.rank, text, "BP301"):
+                for a, b in zip(x.grid, mask.grid, strict=True):
+                    rule.equal(a, b, text)
+        return x
+
+    def build(self, x: Type, rank: int) -> Any:
+        from composer_blocks.modules.positions import Sine
+
+        part = x.channels // (2 * rank) * 2
+        return Sine([x.channels - (rank - 1) * part, *[part] * (rank - 1)], **self.model_dump())
+
+
 def _cells(x: Type) -> tuple[int, ...]:
     """The grid of a window, which is known."""
     return tuple(n for n in x.grid if isinstance(n, int))
 
 
-BLOCKS = (LearnedPosition, RelativePosition)
+BLOCKS = (LearnedPosition, SinePosition, RelativePosition)

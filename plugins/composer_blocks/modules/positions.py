@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import prod
+from math import pi, prod
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,52 @@ class Learned(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.table if self.add else self.table.expand(x.shape[0], -1, -1)
+
+
+class Sine(nn.Module):
+    """x (B, *grid, C), mask (B, *grid, 1) -> the code of x, or x and its code; computed in 32 bits at least."""
+
+    def __init__(
+        self,
+        widths: list[int],
+        *,
+        add: bool,
+        origin: float,
+        normalize: bool,
+        group: int,
+        arrange: str,
+        axes: str,
+        temperature: float,
+    ):
+        super().__init__()
+        self.widths, self.add, self.origin, self.normalize = widths, add, origin, normalize
+        self.group, self.arrange, self.temperature = group, arrange, temperature
+        self.order = range(len(widths)) if axes == "spatial" else range(len(widths) - 1, -1, -1)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        valid = x.new_ones((1, *x.shape[1:-1]), dtype=dtype) if mask is None else mask.squeeze(-1).to(dtype)
+        parts = [self.waves(self.positions(valid, a + 1), self.widths[a]) for a in self.order]
+        code = torch.cat(parts, -1).to(x.dtype)
+        return x + code if self.add else code.expand_as(x)
+
+    def positions(self, valid: Tensor, axis: int) -> Tensor:
+        """Where each cell stands along an axis; valid, result (B, *grid)."""
+        counted = valid.cumsum(axis)
+        at = counted - 1 + self.origin
+        return at / (counted.narrow(axis, -1, 1) + 1e-6) * (2 * pi) if self.normalize else at
+
+    def waves(self, at: Tensor, width: int) -> Tensor:
+        """at (B, *grid) -> (B, *grid, width)."""
+        channel = torch.arange(width, device=at.device)
+        if self.arrange == "halves":
+            channel = torch.cat([channel[::2], channel[1::2]])
+        exponent = self.group * torch.div(channel, self.group, rounding_mode="floor").to(at.dtype) / width
+        angle = at[..., None] / self.temperature**exponent
+        return torch.where(channel % 2 == 0, angle.sin(), angle.cos())
+
+    def extra_repr(self) -> str:
+        return f"add={self.add}, origin={self.origin}, normalize={self.normalize}, arrange={self.arrange}"
 
 
 class Relative(Derived):
