@@ -74,7 +74,8 @@ class Cell:
         items = swap if isinstance(swap, list) else [swap]
         blueprint = smallest(registry, self.blueprint, self.rank)
         needs = [n for item in items for n in _listed(item.get("needs"))]
-        blueprint = _with(blueprint, (_edit(e) for n in needs for e in tiny.get(n) or ()))
+        before = [_edit(e) for n in needs for e in tiny.get(n) or ()]
+        blueprint = _with(blueprint, (e for k, e in enumerate(before) if e not in before[:k]))  # two may need the same
         owners = tuple(owners_of(blueprint, family["owner"], (tiny.get("at") or {}).get(self.family)))
         words = tiny.get("words") or {}
         return _with(blueprint, (_below(_edit(filled(i, words)), owners) for i in items if set(i) & set(EDITS)))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 
 from composer.blueprint import shipped
 from composer.cli import common
 from composer.cli.listing import table
 from composer.registry import Registry
+from composer.swaps import cells
 from composer.usage import Usage, usage
 
 
@@ -44,3 +46,28 @@ def grid(head: Sequence[object], rows: Iterable[Sequence[object]]) -> str:
     """A table of Markdown."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def matrix(registry: Registry, form: str) -> None:
+    """Every swap in every architecture: what was built and ran, and why the rest cannot be."""
+    found = [(cell, cell.run(registry)) for cell in cells(registry)]
+    if form == "json":
+        return common.print_json([{**asdict(c), **asdict(o), "built": not o.code} for c, o in found])
+    for family in dict.fromkeys(c.family for c, _ in found):
+        rows = [(c, o) for c, o in found if c.family == family]
+        swaps = list(dict.fromkeys(c.swap for c, _ in rows))
+        lines = []
+        for name, rank in dict.fromkeys((c.blueprint, c.rank) for c, _ in rows):
+            marks = {c.swap: o.code or "✓" for c, o in rows if (c.blueprint, c.rank) == (name, rank)}
+            lines.append((f"{name} {rank}-D", *(marks[s] for s in swaps)))
+        if form == "markdown":
+            print(grid((family, *swaps), lines), end="\n\n")
+        else:
+            table((family, *swaps), lines)
+    for cell, outcome in found:
+        if outcome.code:
+            print(f"{'- ' if form == 'markdown' else ''}{cell.id}: {outcome.code} {outcome.reason}")
+    print()
+    for family in dict.fromkeys(c.family for c, _ in found):
+        good = [not o.code for c, o in found if c.family == family]
+        print(f"{family}: {sum(good)} of {len(good)} build, {100 * sum(good) / len(good):.1f} %")
