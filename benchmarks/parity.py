@@ -16,8 +16,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from goldens import Case, stored  # noqa: E402
-from parity import SLOW_FLOPS, Comparison, cases  # noqa: E402
+from goldens import Case, stored
+from parity import SLOW_FLOPS, Comparison, cases
 
 HEAD = ("model", "case", "largest difference", "tolerance", "parameters", "wanted", "seconds", "")
 ROW = "{:<24}{:<11}{:>19}{:>11}{:>14}{:>14}{:>9}  {}"

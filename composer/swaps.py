@@ -160,10 +160,10 @@ def exercise(blueprint: Blueprint, program: Program) -> int:
 
     torch.manual_seed(0)
     network = blueprint.build()
-    shapes = [(2, i.type.channels, *i.type.at(program.built).grid) for i in program.inputs if not i.optional]
-    inputs = [torch.randn(shape, requires_grad=True) for shape in shapes]
+    types: list[Any] = [i.type.at(program.built) for i in program.inputs if not i.optional]
+    inputs = [torch.randn(2, t.channels, *t.grid, requires_grad=True) for t in types]
     outputs = list(_tensors(network(*inputs)))
-    sum((y * torch.randn_like(y)).sum() for y in outputs).backward()  # type: ignore[union-attr]
+    torch.stack([(y * torch.randn_like(y)).sum() for y in outputs]).sum().backward()
     gradient = inputs[0].grad
     if gradient is None or not all(t.isfinite().all() for t in (gradient, *outputs)) or not gradient.any():
         raise ArithmeticError("an output or the gradient of the input is zero or not finite")

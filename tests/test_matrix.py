@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 import composer
 from composer.blueprint import shipped
@@ -20,6 +22,15 @@ FILE = swaps_of(REGISTRY)
 CELLS = cells(REGISTRY)
 LEAST = 0.95
 """Of the cells of each family, how many must build."""
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """The networks are so small that threads wait for one another."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("cell", CELLS, ids=[c.id for c in CELLS])
@@ -53,7 +64,7 @@ def test_every_architecture_with_a_place_is_in_the_matrix() -> None:
             assert variant.name in names, f"give `{variant.name}` a `tiny` entry in swaps.yaml"
 
 
-@pytest.mark.parametrize("name", [n for n in FILE["tiny"] if n.partition(":")[0] in shipped()])
+@pytest.mark.parametrize("name", ["vit", "swin_unet", "unet"])
 def test_a_swap_changes_the_network(name: str) -> None:
     """All swaps of a place are different networks: their types, options or parameters differ."""
     for family, count in Counter(c.family for c in CELLS if c.blueprint == name and not c.refused).items():
@@ -83,7 +94,8 @@ def test_the_command_prints_the_counts(monkeypatch: pytest.MonkeyPatch, capsys: 
 
 def test_a_cell_that_cannot_be_built_has_its_reason() -> None:
     outcome = Cell("attention", "window", "vit", 2).run(REGISTRY)
-    assert outcome.parameters and not outcome.code
+    assert outcome.code == ""
+    assert outcome.parameters > 0
     tiny = smallest(REGISTRY, "vit")
     with pytest.raises(composer.BlueprintError, match="1 extra token in front"):
         composer.load("vit", **{**tiny.values, "blocks.*.attention": {"use": "attention.window", "heads": 2}}).check()
