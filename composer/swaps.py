@@ -95,7 +95,7 @@ def cells(registry: Registry) -> list[Cell]:
     file = swaps_of(registry)
     found = []
     for name, tiny in file["tiny"].items():
-        if name.partition(":")[0] not in {**shipped(), **registry.blueprints}:
+        if not tiny["sizes"] or name.partition(":")[0] not in {**shipped(), **registry.blueprints}:
             continue
         for family, spec in file["families"].items():
             at = (tiny.get("at") or {}).get(family)
@@ -163,7 +163,7 @@ def exercise(blueprint: Blueprint, program: Program) -> int:
     types: list[Any] = [i.type.at(program.built) for i in program.inputs if not i.optional]
     inputs = [torch.randn(2, t.channels, *t.grid, requires_grad=True) for t in types]
     outputs = list(_tensors(network(*inputs)))
-    torch.stack([(y * torch.randn_like(y)).sum() for y in outputs]).sum().backward()
+    torch.autograd.backward([(y * torch.randn_like(y)).sum() for y in outputs])
     gradient = inputs[0].grad
     if gradient is None or not all(t.isfinite().all() for t in (gradient, *outputs)) or not gradient.any():
         raise ArithmeticError("an output or the gradient of the input is zero or not finite")

@@ -89,14 +89,16 @@ def usage(registry: Registry, names: Iterable[str]) -> Usage:
 
 
 def variants(name: str, registry: Registry) -> Iterator[Variant]:
-    """A blueprint as it is and with each preset; none where it needs what only its user can give."""
-    try:
-        first = Blueprint.load(name, registry)
-        yield variant(name, "", first)
-    except ComposerError:
-        return
-    for preset in first.presets:
-        yield variant(name, preset, Blueprint.load(f"{name}:{preset}", registry))
+    """A blueprint as it is and with each preset; not where it needs what only its user can give, nor with a preset that
+    it inherits and that does not fit it."""
+    presets = [""]
+    for preset in presets:
+        try:
+            blueprint = Blueprint.load(f"{name}:{preset}" if preset else name, registry)
+            yield variant(name, preset, blueprint)
+        except ComposerError:
+            continue
+        presets += [] if preset else blueprint.presets
 
 
 def variant(name: str, preset: str, blueprint: Blueprint) -> Variant:
