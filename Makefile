@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench parity clean
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -29,6 +29,10 @@ lint: .venv/ready
 
 bench: .venv/ready
 	$(BIN)/python benchmarks/overhead.py
+
+# Every published network beside the output that its official code computed.
+parity: .venv/ready
+	$(BIN)/python benchmarks/parity.py $(PARITY)
 
 clean:
 	rm -rf .venv demo build dist

@@ -86,6 +86,7 @@ class _Linker:
         self.broken: set[str] = set()
         self.edits: list[tuple[str, Edit, Pattern]] = []
         self.hits: Counter[int] = Counter()
+        self.redone: set[tuple[int, str]] = set()  # what an edit replaced or removed
         self.shared: list[tuple[str, str]] = []
         self.depth = 0
 
@@ -238,13 +239,19 @@ class _Linker:
     def missed_edits(self, start: int) -> None:
         """An edit that matches nothing names the nearest addresses."""
         hit = {id(self.edits[k][1]) for k in self.hits}
-        for _, edit, pattern in self.edits[start:]:
-            if edit.action != "add" and id(edit) not in hit and not self.broken:
+        for k, (_, edit, pattern) in enumerate(self.edits[start:], start):
+            if edit.action != "add" and id(edit) not in hit and not self.broken and not self.overruled(k, pattern):
                 hit.add(id(edit))
                 text = f"this edit matches nothing: no part has the address `{edit.where}`"
                 close = nearest(pattern.text, self.addresses, 3)
                 help = (f"did you mean {listing(f'`{c}`' for c in close)}?",) if close else ()
                 self.report(Diagnostic("BP106", text, edit.span, help=help))
+
+    def overruled(self, number: int, pattern: Pattern) -> bool:
+        """Whether a later edit put something else where this one would have found its place."""
+        words = pattern.text.split(".")
+        around = [Pattern(".".join(words[:n])) for n in range(1, len(words))]
+        return any(k > number and any(p.matches(address) for p in around) for k, address in self.redone)
 
     def report(self, diagnostic: Diagnostic) -> None:
         self.mistakes.append(diagnostic)
@@ -261,6 +268,7 @@ class _Linker:
                 continue
             if edit.action in ("set", "replace", "wrap", "remove") and edit.at and pattern.matches(address):
                 self.hits[k] += 1
+                self.redone |= {(k, address)} if edit.action in ("replace", "remove") else set()
                 spec = changed(spec, edit)
                 if spec is None:
                     return None

@@ -126,6 +126,12 @@ USES: dict[str, list[Use]] = {
         Use({"origin": 1, "normalize": True, "from": {"x": "image", "mask": "valid"}},
             {"valid": {"use": "conv", "out": 1, "act": "sigmoid"}}, channels=6),
     ],
+    "position.rotary": [
+        Use({}, channels=14),
+        Use({"use": "attention.multihead", "heads": 2, "rotate": "position.rotary"}, channels=16),
+        Use({"use": "attention.multihead", "heads": 2, "rotate": {"use": "position.rotary", "temperature": 20}},
+            TOKENS, channels=12),
+    ],
     "position.relative": [
         Use({"use": "attention.window", "heads": 2, "window": w, "table": "full", "bias": {"use": "position.relative",
             "index": i, "clamped": c}})
@@ -140,6 +146,14 @@ USES: dict[str, list[Use]] = {
             "context_position": "other"}}, TWO),
         Use({"heads": 1, "pool": {"use": "pool.max"}, "from": {"x": "image", "position": "other", "value": "other"}},
             TWO),
+    ],
+    "attention.linear": [
+        Use({"heads": 2}),
+        Use({"heads": 1, "inner": 6, "bias": False, "qkv_bias": False, "eps": 0.1}, TOKENS),
+        Use({"heads": 2, "from": {"x": "image", "context": "other", "position": "other", "context_position": "other"}},
+            TWO),
+        Use({"heads": 2, "from": {"x": "image", "mask": "valid"}},
+            {"valid": {"use": "conv", "out": 1, "act": "sigmoid"}}),
     ],
     "attention.window": [
         Use({"heads": 2, "window": 2}),
@@ -579,6 +593,76 @@ def test_sine_position_counts_valid_cells(case: str) -> None:
     slow = slow_sine(channels, masks, **options).movedim(1, -1)
     seen = masks[..., None].expand_as(slow)
     close(ours[seen], slow[seen])
+
+
+def slow_turn(q: Tensor, grid: tuple[int, ...], base: float) -> Tensor:
+    """One head (N, C) in row-major order over the grid: each pair of channels as a complex number, times e^(i·angle)."""
+    width = q.shape[1] // (2 * len(grid)) * 2
+    turned = q.clone()
+    for n, cell in enumerate(itertools.product(*map(range, grid))):
+        for axis, place in enumerate(cell):
+            for i in range(width // 2):
+                at, angle = axis * width + 2 * i, place * base ** (-2 * i / width)
+                z = complex(q[n, at], q[n, at + 1]) * complex(cos(angle), sin(angle))
+                turned[n, at], turned[n, at + 1] = z.real, z.imag
+    return turned
+
+
+@pytest.mark.parametrize("grid", [(5,), (3, 4), (2, 3, 2)])
+@pytest.mark.parametrize("extra", [0, 2])
+def test_rotary_position_turns_every_head(grid: tuple[int, ...], extra: int, tmp_path: Path) -> None:
+    node = {"use": "attention.multihead", "heads": 2, "rotate": {"use": "position.rotary", "temperature": 50}}
+    before = {"cls": {"use": "tokens.prepend", "count": extra}} if extra else None
+    network, x = network_of(tmp_path, node, list(grid), 28, before), noise(1, 28, *grid)
+    tokens = x[0].flatten(1).T
+    if extra:
+        tokens = torch.cat([network.cls.token, tokens])
+    q, k, v = (getattr(network.node, name)(tokens).detach() for name in ("query", "key", "value"))
+    parts = []
+    for h in (slice(0, 14), slice(14, 28)):
+        a, b = (torch.cat([t[:extra, h], slow_turn(t[extra:, h], grid, 50)]) for t in (q, k))
+        parts.append((a @ b.T / 14**0.5).softmax(-1) @ v[:, h])
+    wanted = network.node.project(torch.cat(parts, 1))
+    ours = network(x)[0]
+    close(ours if extra else ours.flatten(1).T, wanted)
+
+
+def test_rotary_scores_depend_on_distances_alone() -> None:
+    from composer_blocks.modules.rotation import Angles, Turn
+
+    angles = Angles(3, 7, 100.0)(torch.zeros(1, 6, 7, 14, dtype=torch.float64)).reshape(1, 42, 7)
+    q, k = (noise(14).expand(1, 42, 14), noise(2, 14)[1].expand(1, 42, 14))
+    scores = (Turn(1, 0)(q, angles) @ Turn(1, 0)(k, angles).transpose(1, 2)).view(6, 7, 6, 7)
+    close(scores[1, 2, 3, 5], scores[2, 1, 4, 4])
+    assert (scores[1, 2, 3, 5] - scores[3, 5, 1, 2]).abs() > 1e-3
+
+
+def test_rotary_position_refuses_what_has_no_grid(tmp_path: Path) -> None:
+    node = {"use": "attention.multihead", "heads": 2, "rotate": "position.rotary"}
+    with pytest.raises(composer.BlueprintError, match="a pair for each axis, not 2"):
+        network_of(tmp_path, node, [3, 4], 4)
+    asked = {**node, "from": {"x": "image", "context": "pooled"}}
+    with pytest.raises(composer.BlueprintError):
+        network_of(tmp_path, asked, [3, 4], 8, {"pooled": {"use": "pool.global"}})
+
+
+def test_linear_attention_equals_a_loop() -> None:
+    from composer_blocks.modules.linear_attention import AttendLinear
+
+    def f(x: float) -> float:
+        return x + 1 if x > 0 else 2.718281828459045**x
+
+    q, k, v = noise(2, 3, 4), noise(2, 5, 4) + 0.3, noise(2, 5, 4)
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 0, 1, 0, 0]])[..., None]
+    ours, masked = AttendLinear(2, 1e-6)(q, k, v), AttendLinear(2, 1e-6)(q, k, v, mask)
+    for result, seen in ((ours, torch.ones_like(mask)), (masked, mask)):
+        for b, i, h in itertools.product(range(2), range(3), range(2)):
+            at = range(2 * h, 2 * h + 2)
+            keys = [j for j in range(5) if seen[b, j]]
+            scores = [sum(f(float(q[b, i, c])) * f(float(k[b, j, c])) for c in at) for j in keys]
+            for c in at:
+                total = sum(s * float(v[b, j, c]) for s, j in zip(scores, keys, strict=True))
+                assert float(result[b, i, c]) == pytest.approx(total / (sum(scores) + 1e-6), rel=1e-9)
 
 
 @pytest.mark.parametrize("order", ["column", "row"])

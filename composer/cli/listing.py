@@ -50,11 +50,19 @@ def list_(plugin: common.Plugins = None, json: common.Json = False) -> None:
 
 def blocks(
     name: Annotated[str | None, typer.Argument(help="One block in full.", autocompletion=common.complete_block)] = None,
+    used_by: Annotated[bool, typer.Option("--used-by", help="Which blueprints each block stands in.")] = False,
+    matrix: Annotated[bool, typer.Option("--matrix", help="Try every swap in every architecture.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="These tables for a document.")] = False,
     plugin: common.Plugins = None,
     json: common.Json = False,
 ) -> None:
     """The blocks a blueprint can use."""
     known = common.registry(plugin)
+    if used_by or matrix:
+        from composer.cli import tables
+
+        form = "json" if json else "markdown" if markdown else "text"
+        return tables.used_by(known, form) if used_by else tables.matrix(known, form)
     if name is not None and name not in known.blocks:
         raise BlueprintError(Diagnostic("BP102", f"unknown block `{name}`{did_you_mean(name, known.blocks)}"))
     chosen = [known.blocks[name]] if name else [known.blocks[n] for n in sorted(known.blocks)]

@@ -22,7 +22,7 @@ from composer import (
 )
 from composer_blocks.activations import Dropout
 from composer_blocks.convolution import Linear
-from composer_blocks.parts import Add
+from composer_blocks.parts import Add, OneHead, Turn
 
 
 def check_heads(rule: Rule, channels: int, heads: int) -> None:
@@ -79,7 +79,8 @@ class MultiheadAttention(Block):
     `out_dropout` follows the projection. `position` and `context_position` are added to what queries and keys are made
     of, never to values. `value` takes the values from another map than the keys. Slots: `reduce` makes the sequence of
     keys and values shorter before their projection (SegFormer), `pool` after it (non-local block), `norm` stands at the
-    end.
+    end. `rotate` is offered one head of the queries and one of the keys, on their grids, and gives the angles by which
+    all heads turn; extra tokens stay as they are.
     """
 
     name = "attention.multihead"
@@ -98,6 +99,7 @@ class MultiheadAttention(Block):
     reduce: Slot = slot(doc="shortens keys and values before their projection")
     pool: Slot = slot(doc="shortens keys and values after their projection")
     norm: Slot = slot(doc="stands after the projection")
+    rotate: Slot = slot(role="position", doc="gives the angles by which queries and keys turn")
 
     def compose(
         self,
@@ -120,6 +122,8 @@ class MultiheadAttention(Block):
         q = net.add("query", Linear(out=inner, bias=bias), queries)
         k = net.slot("pool", x=net.add("key", Linear(out=inner, bias=bias), keys))
         v = net.slot("pool", x=net.add("value", Linear(out=inner, bias=bias), values))
+        if net.has("rotate"):
+            q, k = self._turned(net, "query", q), self._turned(net, "key", k)
         core = Attend(**{n: getattr(self, n) for n in ("heads", "scale", "softmax", "causal", "dropout")})
         y = net.add("attend", core, q, k, v, mask=mask)
         if self.out:
@@ -128,6 +132,10 @@ class MultiheadAttention(Block):
         if self.out_dropout:
             y = net.add("out_drop", Dropout(rate=self.out_dropout), y)
         return net.slot("norm", x=y)
+
+    def _turned(self, net: Scope, name: str, x: Value) -> Value:
+        angles = net.slot("rotate", x=net.add(f"{name}_head", OneHead(heads=self.heads), x))
+        return net.add(f"{name}_turn", Turn(heads=self.heads), x, angles)
 
     def _reduced(self, net: Scope, keys: Value, source: Value, value: Value | None) -> tuple[Value, Value]:
         if not net.has("reduce"):

@@ -249,3 +249,43 @@ class WriteRows(TokenPart):
         from composer_blocks.modules.memory import Write
 
         return Write(self.rows_of == "official")
+
+
+class OneHead(Block):
+    """The first head of queries or keys, and only what stands on the grid: (B, extra + N, C) -> (B, N, C / heads)."""
+
+    name = "part.one_head"
+    layout: ClassVar[str] = "tokens"
+    weightless: ClassVar[bool] = True
+    heads: Positive
+
+    def infer(self, rule: Rule, x: Type) -> Type:
+        text = f"an angle needs a place, and {x} stand on no one grid"
+        rule.need(x.kind in ("map", "tokens"), text, "BP302")
+        return x.with_(kind="map", extra=0, channels=x.channels // self.heads)
+
+    def build(self, x: Type) -> Any:
+        from composer_blocks.modules.rotation import OneHead as Module
+
+        return Module(x.extra, x.channels // self.heads)
+
+
+class Turn(Block):
+    """Pairs of channels turned in their plane, in every head: x (B, extra + N, C), angles (B, N, C / heads / 2)."""
+
+    name = "part.turn"
+    layout: ClassVar[str] = "tokens"
+    weightless: ClassVar[bool] = True
+    heads: Positive
+
+    def infer(self, rule: Rule, x: Type, angles: Type) -> Type:
+        wanted = x.channels // self.heads // 2
+        text = f"{self.heads} heads of {x.channels} channels turn by {wanted} angles, not {angles.channels}"
+        rule.need(angles.channels == wanted, text, "BP301")
+        rule.equal(angles.length, x.length - x.extra, f"angles {angles} are not those of {x}")
+        return x
+
+    def build(self, x: Type) -> Any:
+        from composer_blocks.modules.rotation import Turn as Module
+
+        return Module(self.heads, x.extra)

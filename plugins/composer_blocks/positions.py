@@ -110,9 +110,35 @@ class SinePosition(Block):
         return Sine([x.channels - (rank - 1) * part, *[part] * (rank - 1)], **self.model_dump())
 
 
+class RotaryPosition(Block):
+    """Angles that grow along each axis (Su et al., 2021, arXiv:2104.09864), so that the product of a query and a key
+    depends on their distance: (B, *grid, C) -> (B, *grid, C / 2), for the slot `rotate` of an attention.
+
+    Each axis of the grid turns its own part of the C channels of a head, as many for every one; pair i of the c of an
+    axis turns by temperature^(-2i / c) per cell, and what does not split stays as it is.
+    temperature   the base of the wavelengths
+    """
+
+    name = "position.rotary"
+    layout: ClassVar[str] = "grid"
+    weightless: ClassVar[bool] = True
+    temperature: Number = 10000
+
+    def infer(self, rule: Rule, x: Type) -> Type:
+        least = 2 * x.rank
+        text = f"a head needs an even number of channels, at least {least}: a pair for each axis, not {x.channels}"
+        rule.need(x.channels % 2 == 0 and x.channels >= least, text, "BP401")
+        return x.with_(channels=x.channels // 2)
+
+    def build(self, x: Type, rank: int) -> Any:
+        from composer_blocks.modules.rotation import Angles
+
+        return Angles(x.channels // (2 * rank), x.channels // 2, self.temperature)
+
+
 def _cells(x: Type) -> tuple[int, ...]:
     """The grid of a window, which is known."""
     return tuple(n for n in x.grid if isinstance(n, int))
 
 
-BLOCKS = (LearnedPosition, SinePosition, RelativePosition)
+BLOCKS = (LearnedPosition, SinePosition, RotaryPosition, RelativePosition)
