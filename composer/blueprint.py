@@ -146,6 +146,17 @@ def shipped() -> dict[str, Path]:
     return {}
 
 
+def is_fragment(path: Path) -> bool:
+    """Whether a file is a part for other blueprints and no network: its inputs have no sizes of their own."""
+    try:
+        inputs = source.read(path).get("inputs")
+    except ComposerError:
+        return False
+    specs = inputs.values() if isinstance(inputs, dict) else ()
+    types = [s.get("type") if isinstance(s, dict) else s for s in specs]
+    return any(t in ("map", "any") for t in types)
+
+
 def find(what: str, library: Mapping[str, Path], near: Path | None = None) -> tuple[Path, str]:
     """The file a name stands for, and the preset."""
     for name, preset in ((what, ""), tuple(what.rpartition(":")[::2])):
@@ -640,4 +651,16 @@ def parse_overrides(pairs: Iterable[str]) -> Map:
     return result
 
 
-__all__ = ["Blueprint", "Edit", "Param", "Seq", "find", "load", "merge_specs", "parse_overrides", "shipped", "without"]
+__all__ = [
+    "Blueprint",
+    "Edit",
+    "Param",
+    "Seq",
+    "find",
+    "is_fragment",
+    "load",
+    "merge_specs",
+    "parse_overrides",
+    "shipped",
+    "without",
+]

@@ -94,6 +94,10 @@ USES: dict[str, list[Use]] = {
         *(Use({"transposed": True, "kernel": k, "stride": s}) for k, s in itertools.product((2, 3, 4, 5), (2, 3))),
         Use({"transposed": True, "kernel": 3, "stride": 2, "padding": 1, "output_padding": 1}),
         Use({"transposed": True, "kernel": 3, "stride": 2, "dilation": 2}),
+        *(Use({"transposed": True, "kernel": k, "stride": s, "padding": "half"}) for k, s in ((3, 1), (3, 3), (5, 4))),
+        Use({"padding": "half", "kernel": 5, "drop": {"use": "dropout", "rate": 0.2}, "norm": "batch", "act": "relu"}),
+        *(Use({"order": o, "drop": "dropout", "norm": "batch", "act": "relu"})
+          for o in ("conv drop norm act", "conv drop act norm")),
     ],
     "linear": [Use({"out": 6}), Use({"ratio": 0.5, "bias": False}), Use({"out": 3}, TOKENS)],
     "pool.max": [Use({}), Use({"kernel": 3, "stride": 2, "padding": 1})],
@@ -107,7 +111,8 @@ USES: dict[str, list[Use]] = {
     ],
     "pad": [Use({"multiple": 3}), Use({"multiple": 4})],
     "repeat_channels": [Use({"to": 12}), Use({"to": 4})],
-    "down.merge": [Use({}), Use({"order": "row", "ratio": 1, "odd": "pad", "bias": True, "norm": None}, side=3)],
+    "down.merge": [Use({}), Use({"order": "row", "ratio": 1, "odd": "pad", "bias": True, "norm": None}, side=3),
+                   Use({"order": "monai"}), Use({"order": "monai_duplicated", "odd": "pad"}, side=3)],
     "up.expand": [Use({}), Use({"factor": 3, "ratio": 1, "bias": True, "norm": None})],
     "tokenizer.patch": [
         Use({"dim": 6, "patch": 2}),
@@ -223,6 +228,13 @@ USES: dict[str, list[Use]] = {
                         "crop_x"))],
     "fuse.add": [Use({"from": BOTH}, TWO), Use({"fit": "pad_skip", "from": BOTH}, {"other": {"use": "conv",
         "padding": 0}})],
+    "gate.additive": [
+        Use({"x_project": {"use": "conv", "kernel": 1, "out": 3},
+             "gate_project": {"use": "conv", "kernel": 1, "out": 3}, "score": {"use": "conv", "kernel": 1, "out": 1}, "from": {"x": "image", "gate": "other"}}, TWO),
+        Use({"x_project": {"use": "conv", "kernel": 2, "stride": 2, "padding": 0, "bias": False}, "act": "elu", "score":
+             {"use": "conv", "kernel": 1, "norm": "batch"}, "out": {"use": "conv", "out": 5}, "from": {"x": "image",
+             "gate": "other"}}, {"other": {"use": "conv", "stride": 4}}),
+    ],
     "fuse.multiply": [Use({"from": BOTH}, {"other": {"use": "conv", "out": 1}}), Use({"from": ["image", "other"]},
         TWO)],
 }  # fmt: skip
@@ -663,6 +675,62 @@ def test_linear_attention_equals_a_loop() -> None:
             for c in at:
                 total = sum(s * float(v[b, j, c]) for s, j in zip(scores, keys, strict=True))
                 assert float(result[b, i, c]) == pytest.approx(total / (sum(scores) + 1e-6), rel=1e-9)
+
+
+def test_the_orders_of_monai_are_those_of_its_code() -> None:
+    from composer_blocks.modules.resampling import merge_order
+
+    def said(rank: int, order: str) -> str:
+        return " ".join("".join(map(str, o)) for o in merge_order(rank, order))
+
+    assert said(3, "monai") == "000 100 010 001 110 101 011 111"
+    assert said(3, "monai_duplicated") == "000 100 010 001 101 010 001 111"
+    assert said(2, "monai") == said(2, "monai_duplicated") == said(2, "column") == "00 10 01 11"
+
+
+def test_dropout_stands_where_the_order_says(tmp_path: Path) -> None:
+    def parts(**options: Any) -> list[str]:
+        node = {"use": "conv", "norm": "batch", "act": "relu", "drop": "dropout", **options}
+        names = {"Conv2d": "conv", "BatchNorm2d": "norm", "ReLU": "act", "Dropout": "drop"}
+        met: list[str] = []
+        network = network_of(tmp_path, node, [4, 4])
+        for module in network.modules():
+            if type(module).__name__ in names:
+                module.register_forward_hook(lambda m, i, o: met.append(names[type(m).__name__]))
+        network(noise(1, 4, 4, 4))
+        return met
+
+    assert parts() == ["conv", "norm", "drop", "act"]
+    for order in ("conv drop norm act", "conv drop act norm"):
+        assert parts(order=order) == order.split()
+    assert parts(order="conv act norm") == ["conv", "drop", "act", "norm"]
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_the_additive_gate_equals_a_loop(stride: int, tmp_path: Path) -> None:
+    """Where the grids differ, the signal and the score are interpolated to the grid that they meet."""
+    one = {"use": "conv", "kernel": 1}
+    node = {
+        "use": "gate.additive", "from": {"x": "image", "gate": "other"},
+        "x_project": {**one, "out": 3, "stride": stride},
+        "gate_project": {**one, "out": 3}, "score": {**one, "out": 1}, "out": {**one, "out": 2},
+    }  # fmt: skip
+    network = network_of(tmp_path, node, [4, 8], before={"other": {**one, "out": 5, "stride": 2 * stride}})
+    gate, x = network.node, noise(2, 4, 4, 8)
+
+    def linear(m: nn.Module, v: Tensor) -> Tensor:
+        return torch.einsum("oc,bchw->bohw", m.weight[:, :, 0, 0], v) + m.bias.view(1, -1, 1, 1)
+
+    def resized(v: Tensor, size: Any) -> Tensor:
+        return nn.functional.interpolate(v, size=tuple(size), mode="bilinear", align_corners=False)
+
+    with torch.no_grad():
+        own = linear(gate.x_project, x[:, :, ::stride, ::stride])
+        other = network.other
+        signal = linear(gate.gate_project, linear(other, x[:, :, :: 2 * stride, :: 2 * stride]))
+        score = linear(gate.score, (own + resized(signal, own.shape[2:])).clamp(min=0))
+        a = resized(1 / (1 + (-score).exp()), x.shape[2:])
+        close(network(x), linear(gate.out, x * a))
 
 
 @pytest.mark.parametrize("order", ["column", "row"])

@@ -59,6 +59,16 @@ def test_list_names_every_shipped_blueprint(capsys: pytest.CaptureFixture[str]) 
     assert "swin_unet" in said(capsys)[0]
 
 
+def test_list_puts_fragments_aside(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["list", "--json"]) == 0
+    rows = json.loads(said(capsys)[0])
+    assert "residual.double" not in {row["name"] for row in rows}
+    assert not [row for row in rows if row["summary"].startswith("cannot be read")]
+    assert run(["list"]) == 0
+    (line,) = [s for s in said(capsys)[0].splitlines() if s.startswith("parts for other blueprints:")]
+    assert "residual.double" in line
+
+
 def test_blocks(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["blocks", "--json"]) == 0
     facts = {b["name"]: b for b in json.loads(said(capsys)[0])}

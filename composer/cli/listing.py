@@ -24,11 +24,13 @@ def add_to(app: typer.Typer) -> None:
 
 def list_(plugin: common.Plugins = None, json: common.Json = False) -> None:
     """The blueprints that can be named."""
-    from composer.blueprint import load, shipped
+    from composer.blueprint import is_fragment, load, shipped
 
     known = common.registry(plugin)
+    files = {**known.blueprints, **shipped()}
+    fragments = [name for name in sorted(files) if is_fragment(files[name])]
     rows = []
-    for name in sorted({**known.blueprints, **shipped()}):
+    for name in sorted(set(files) - set(fragments)):
         try:
             found = load(name, library=known.blueprints)
             rows.append(
@@ -46,6 +48,7 @@ def list_(plugin: common.Plugins = None, json: common.Json = False) -> None:
     if json:
         return common.print_json(rows)
     table(("blueprint", "what it is", "presets"), [(r["name"], r["summary"], " ".join(r["presets"])) for r in rows])
+    print(f"parts for other blueprints: {', '.join(fragments)}" if fragments else "")
 
 
 def blocks(
