@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo test lint bench parity clean
+.PHONY: demo test slow lint bench parity clean
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -20,7 +20,11 @@ demo: .venv/ready
 	@echo "The picture: demo/tissue.png   the label map: demo/tissue.nii.gz   the network's figure: demo/swin_unet.svg"
 
 test: .venv/ready
-	$(BIN)/python -m pytest -n 2 --dist worksteal -q
+	$(BIN)/python -m pytest -n 2 --dist worksteal -q -m "not slow"
+
+# Published sizes of more than 100 GFLOP, and other long cases.
+slow: .venv/ready
+	$(BIN)/python -m pytest -n 2 --dist worksteal -q -m slow
 
 lint: .venv/ready
 	$(BIN)/ruff check .
