@@ -116,5 +116,5 @@ def test_dropout_and_init() -> None:
     assert kept == [0.1] * 3
     state = network.state_dict()
     assert state["encoder.0.mlp.fc1.weight"].abs().max().item() == pytest.approx((6 / 296) ** 0.5, rel=0.01)
-    assert state["decoder.0.cross_attention.key.weight"].abs().max().item() == pytest.approx(32**-0.5, rel=0.01)
+    assert state["decoder.0.cross_attention.key.weight"].abs().max().item() == pytest.approx(64**-0.5, rel=0.01)
     assert not state["decoder.0.cross_attention.key.bias"].any()

@@ -206,13 +206,14 @@ def test_without_dropout_training_is_deterministic() -> None:
 
 
 def test_dropout_rates_arrive_where_they_belong() -> None:
-    network = composer.load("vit", **TINY, dropout=0.25, drop_path=0.5).build()
+    network = composer.load("vit", **TINY, dropout=0.25, attention_dropout=0.125, drop_path=0.5).build()
     rates = {n: m.rate for n, m in network.named_modules() if type(m).__name__ == "DropPath"}
     parts = ("attention_drop_path", "mlp_drop_path")
     assert rates == {f"blocks.{i}.{p}": r for i, r in ((1, 0.25), (2, 0.5)) for p in parts}
     dropped = {n: m.p for n, m in network.named_modules() if isinstance(m, nn.Dropout)}
-    assert dropped == {f"blocks.{i}.mlp.drop{k}": 0.25 for i in range(3) for k in (1, 2)}
-    assert [network.get_submodule(f"blocks.{i}.attention.attend").dropout for i in range(3)] == [0.25] * 3
+    places = ("attention.out_drop", "mlp.drop1", "mlp.drop2")
+    assert dropped == {"drop": 0.25} | {f"blocks.{i}.{p}": 0.25 for i in range(3) for p in places}
+    assert [network.get_submodule(f"blocks.{i}.attention.attend").dropout for i in range(3)] == [0.125] * 3
     x = images(TINY)
     assert torch.equal(network.eval()(x), network(x))
     assert not torch.equal(network.train()(x), network(x))
