@@ -51,7 +51,7 @@ def compare(model: str, size: str) -> Result:
         rows.append((float((wanted - ours).abs().max()), atol))
     difference, tolerance = max(rows, key=lambda row: row[0] / row[1])
     count = sum(p.numel() for p in comparison.network.parameters())
-    return Result(difference, tolerance, count, data["params"], fits)
+    return Result(difference, tolerance, count, comparison.case.trained, fits)
 
 
 def chosen(fast: bool, models: list[str]) -> list[tuple[str, str]]:

@@ -688,7 +688,7 @@ class _Linker:
     def bound(
         self, block: type[Block], ports: Mapping[str, Input], address: str, span: Span | None
     ) -> dict[str, Input]:
-        """Values by port name: an unnamed value goes to the first port."""
+        """Values by port name, in the order of the ports: an unnamed value goes to the first one, which leads."""
         known = (*block.required, *block.optional)
         given = dict(ports)
         if "" in given:
@@ -711,7 +711,7 @@ class _Linker:
         if many:
             text = f"`{block.name}` takes one value as `{many[0]}`, not a list of {len(given[many[0]] or ())}"  # type: ignore[arg-type]
             raise BlueprintError(Diagnostic("BP203", text, span, help=("name the inputs: `from: {x: …, …: …}`",)))
-        return given
+        return {p: given[p] for p in sorted(given, key=lambda p: known.index(p) if p in known else len(known))}
 
     def slots(self, owner: _Site, slot: SlotSpec, block: type[Block]) -> dict[str, Body | None]:
         """The bodies of one slot, at every address where its block comes into being."""

@@ -10,6 +10,8 @@ import pytest
 import toys
 from toys import graph, load, mistakes, said, steps
 
+import composer
+
 
 @pytest.fixture
 def typed(tmp_path: Path) -> Any:
@@ -327,6 +329,23 @@ def test_edits_apply_in_order(typed: Any) -> None:
         typed, "{at: a, replace: {use: conv, out: 8}}, {at: a, set: {out: 6}}, {at: a, wrap: {graph: {k: $original}}}"
     )
     assert types["a.k"] == "(B, 6, H, W)"
+
+
+def test_an_edit_below_a_part_that_a_later_one_replaces_is_no_mistake(tmp_path: Path) -> None:
+    """A blueprint that extends another may replace what the base changed a part of."""
+    nodes = "a: {graph: {b: {use: conv, out: 8}}}\ny: act.relu"
+    below, whole = "{at: a.b, set: {out: 6}}", "{at: a, replace: {use: conv, out: 4}}"
+    assert steps(graph(tmp_path, nodes, head=f"edit: [{below}, {whole}]\n").infer())["a"] == "(B, 4, H, W)"
+    assert "a" not in steps(graph(tmp_path, nodes, head=f"edit: [{below}, {{at: a, remove: true}}]\n").infer())
+    with pytest.raises(composer.BlueprintError, match=r"no part has the address `a\.b`"):
+        graph(tmp_path, nodes, head=f"edit: [{whole}, {below}]\n").infer()
+
+
+def test_inputs_stand_in_the_order_of_the_ports(tmp_path: Path) -> None:
+    """The first port leads: its rank and its layout, in whatever order the inputs are written."""
+    nodes = "o: conv\ny: {use: fuse.add, from: {skip: o, x: image}}"
+    (call,) = [m for m in graph(tmp_path, nodes).link().members if m.address == "y"]
+    assert list(call.inputs) == ["x", "skip"]
 
 
 def test_a_key_with_dots_is_an_edit(tmp_path: Path) -> None:
