@@ -81,3 +81,22 @@ def test_duplicated_neighbours_change_swin_unetr_in_3d_only() -> None:
         x = torch.randn(1, 1, *size)
         with torch.no_grad():
             assert bool((now(x) - then(x)).abs().max() > 1e-4) is changes
+
+
+def test_swin_unet_takes_any_number_of_stages_and_a_scale_of_its_own() -> None:
+    tiny: dict[str, Any] = dict(dim=8, heads=[1, 2], depths=[2, 2], size=[28, 28], window=7, patch=2)
+    network = composer.load("swin_unet", **tiny).build()
+    assert {k.split(".")[1] for k in network.state_dict() if k.startswith("decoder")} == {"0"}
+    other = composer.load("swin_unet", scale=0.1, **tiny).build()
+    same = composer.load("swin_unet", scale=8**-0.5, **tiny).build()
+    for copy in (other, same):
+        copy.load_state_dict(network.state_dict())
+    x = torch.randn(1, 1, 28, 28)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.normal_(0, 0.3)
+        for copy in (other, same):
+            copy.load_state_dict(network.state_dict())
+        wanted = network.eval()(x)
+        torch.testing.assert_close(same.eval()(x), wanted)
+        assert not torch.allclose(other.eval()(x), wanted, atol=1e-3)

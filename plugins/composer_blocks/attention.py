@@ -41,7 +41,7 @@ class Attend(Block):
     layout: ClassVar[str] = "tokens"
     weightless: ClassVar[bool] = True
     heads: Positive
-    scale: Literal["head", "width", "none"] = "head"
+    scale: Literal["head", "width", "none"] | Number = "head"
     softmax: Literal["keys", "queries"] = "keys"
     causal: bool = False
     dropout: Rate = 0
@@ -74,7 +74,7 @@ class MultiheadAttention(Block):
 
     `inner` (or `ratio` times the channels) is the width of queries, keys and values, `qkv_bias` their bias where it
     differs from `bias`; without `out` there is no projection at the end, and `out_bias` is its bias. `scale` divides
-    the scores by the root of the width of a head, of all heads, or not; `softmax` runs over keys, or over queries.
+    the scores by the root of the width of a head, of all heads, or not, or is the factor itself; `softmax` runs over keys, or over queries.
     With `causal` a token sees itself and those before it; `mask` (B, 1, M) is true where a key may be seen.
     `out_dropout` follows the projection. `position` and `context_position` are added to what queries and keys are made
     of, never to values. `value` takes the values from another map than the keys. Slots: `reduce` makes the sequence of
@@ -91,7 +91,7 @@ class MultiheadAttention(Block):
     qkv_bias: bool | None = None
     out: bool = True
     out_bias: bool = True
-    scale: Literal["head", "width", "none"] = "head"
+    scale: Literal["head", "width", "none"] | Number = "head"
     softmax: Literal["keys", "queries"] = "keys"
     causal: bool = False
     dropout: Rate = 0
@@ -158,6 +158,7 @@ class WindowedAttention(Block):
     mask: Number | None
     project_query: bool
     qkv_bias: bool
+    scale: Literal["head"] | Number = "head"
     dropout: Rate = 0
 
     def infer(
@@ -195,6 +196,7 @@ class WindowAttention(Block):
     pad_order pad before the shift, or after it
     project_query   false takes x itself as the query
     qkv_bias  whether the projections to queries, keys and values have a bias
+    scale     of the scores: one over the root of the width of a head, or a number
     out_dropout   what follows the last projection
 
     `tokens` beside the pixels stand in front of those of each window, and have neither bias nor mask; with them there
@@ -212,6 +214,7 @@ class WindowAttention(Block):
     mask: Number | None = -100
     project_query: bool = True
     qkv_bias: bool = True
+    scale: Literal["head"] | Number = "head"
     dropout: Rate = 0
     out_dropout: Rate = 0
     bias: Slot = slot("relative", role="position", offers=("x", "full"), doc="(heads, n, n) added to the scores")
@@ -278,6 +281,7 @@ class WindowAttention(Block):
             mask=self.mask,
             project_query=self.project_query,
             qkv_bias=self.qkv_bias,
+            scale=self.scale,
             dropout=self.dropout,
         )
 

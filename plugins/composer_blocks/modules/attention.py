@@ -12,15 +12,20 @@ from torch.nn import functional
 from composer_blocks.modules.derived import Derived
 
 
+def scale_of(scale: str | float, head: int, width: int) -> float:
+    """What scores are multiplied with; `head` and `width` are the channels of one head and of all."""
+    return {"head": head**-0.5, "width": width**-0.5, "none": 1.0}[scale] if isinstance(scale, str) else scale
+
+
 class Attend(nn.Module):
     """q (B, N, C), k (B, M, C), v (B, M, D), mask (B, M, 1) true where a key may be seen -> (B, N, D)."""
 
-    def __init__(self, heads: int, scale: str, softmax: str, dropout: float, causal: bool = False):
+    def __init__(self, heads: int, scale: str | float, softmax: str, dropout: float, causal: bool = False):
         super().__init__()
         self.heads, self.scale, self.softmax, self.dropout, self.causal = heads, scale, softmax, dropout, causal
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-        scale = {"head": (q.shape[-1] // self.heads) ** -0.5, "width": q.shape[-1] ** -0.5, "none": 1.0}[self.scale]
+        scale = scale_of(self.scale, q.shape[-1] // self.heads, q.shape[-1])
         q, k, v = (torch.unflatten(t, -1, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))
         seen = self._seen(k, mask)
         dropout = self.dropout if self.training else 0.0
@@ -61,10 +66,11 @@ class WindowAttention(Derived):
         mask: float | None,
         project_query: bool,
         qkv_bias: bool,
+        scale: str | float,
         dropout: float,
     ):
         super().__init__()
-        self.window, self.shift, self.heads = window, shift, heads
+        self.window, self.shift, self.heads, self.scale = window, shift, heads, scale
         self.pad, self.pad_first, self.mask, self.dropout = pad, pad_first, mask, dropout
         self.query = nn.Linear(channels, channels, qkv_bias) if project_query else None
         self.key = nn.Linear(width, channels, qkv_bias)
@@ -144,7 +150,7 @@ class WindowAttention(Derived):
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, scores: Tensor | None) -> Tensor:
         q, k, v = (torch.unflatten(t, -1, (self.heads, -1)).transpose(-3, -2) for t in (q, k, v))
-        a = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+        a = (q * scale_of(self.scale, q.shape[-1], q.shape[-1])) @ k.transpose(-1, -2)
         if scores is not None:
             a = a + scores
         a = functional.dropout(a.softmax(-1), self.dropout, self.training)
