@@ -194,9 +194,10 @@ USES: dict[str, list[Use]] = {
     "tokens.learned": [Use({"count": 3}), Use({"count": 3, "dim": 6, "std": 0.1}), Use({"count": 2,
         "zeros": True})],
     "head.boxes": [
-        Use({"mlp": {"use": "mlp", "out": 6, "layers": 3}}),
-        Use({"from": {"x": "queries", "reference": "places"}, "mlp": {"use": "mlp", "out": 4}}, ASKED, ranks=(2,)),
-        Use({"from": {"x": "queries", "reference": "places"}, "mlp": {"use": "mlp", "out": 8}}, ASKED, ranks=(2,)),
+        Use({"use": "linear", "from": "box.boxes"}, {"box": {"use": "head.boxes", "mlp": {"use": "mlp", "out": 6,
+            "layers": 3}}}),
+        *(Use({"use": "fuse.add", "from": ["box.boxes", "box.reference"]}, {**ASKED, "box": {"use": "head.boxes", "from":
+            {"x": "queries", "reference": "places"}, "mlp": {"use": "mlp", "out": n}}}, ranks=(2,)) for n in (4, 8)),
     ],
     "mlp": [Use({}), Use({"ratio": 2, "layers": 3, "out": 5, "bias": False, "dropout": 0.1, "act": "relu"}),
             Use({"hidden": 6, "middle": {"use": "conv", "groups": "channels"}})],
@@ -676,7 +677,7 @@ def test_the_orders_of_monai_are_those_of_its_code() -> None:
     from composer_blocks.modules.resampling import merge_order
 
     def said(rank: int, order: str) -> str:
-        return " ".join("".join(map(str, o)) for o in merge_order(rank, order))
+        return " ".join("".join(map(str, o)) for o in merge_order(rank, 2, order))
 
     assert said(3, "monai") == "000 100 010 001 110 101 011 111"
     assert said(3, "monai_duplicated") == "000 100 010 001 101 010 001 111"
@@ -728,18 +729,18 @@ def test_the_additive_gate_equals_a_loop(stride: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("order", ["column", "row"])
-@pytest.mark.parametrize("grid", [(4, 6), (2, 4, 6), (3, 4), (5, 3, 1)])
-def test_gather_equals_a_loop(order: str, grid: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(("grid", "f"), [((4, 6), 2), ((2, 4, 6), 2), ((3, 4), 2), ((5, 3, 1), 2), ((5, 9), 3)])
+def test_gather_equals_a_loop(order: str, grid: tuple[int, ...], f: int) -> None:
     from composer_blocks.modules.resampling import Gather
 
     x = noise(1, *grid, 3)
-    ours = Gather(len(grid), 2, order, True)(x)[0]
-    for cell in itertools.product(*(range((n + 1) // 2) for n in grid)):
+    ours = Gather(len(grid), f, order, True)(x)[0]
+    for cell in itertools.product(*(range(-(-n // f)) for n in grid)):
         parts = []
-        for number in range(2 ** len(grid)):
-            bits = [number >> k & 1 for k in range(len(grid))]  # the first axis runs fastest
+        for number in range(f ** len(grid)):
+            bits = [number // f**k % f for k in range(len(grid))]  # the first axis runs fastest
             offset = bits if order == "column" else bits[::-1]
-            at = tuple(2 * c + o for c, o in zip(cell, offset, strict=True))
+            at = tuple(f * c + o for c, o in zip(cell, offset, strict=True))
             inside = all(a < n for a, n in zip(at, grid, strict=True))
             parts.append(x[(0, *at)] if inside else torch.zeros(3, dtype=x.dtype))
         close(ours[cell], torch.cat(parts))

@@ -158,7 +158,7 @@ class RepeatChannels(Block):
 
 
 class Gather(Block):
-    """The factor^rank neighbours of each cell of the coarse grid side by side: (B, *grid, C) -> (B, *grid/f, f^rank·C)."""
+    """The factor^rank neighbours of each coarse cell side by side: (B, *grid, C) -> (B, *grid/f, f^rank·C)."""
 
     name = "part.gather"
     layout: ClassVar[str] = "grid"
@@ -200,8 +200,8 @@ class Spread(Block):
 
 class Merge(Block):
     """Patch merging (Liu et al., 2021, arXiv:2103.14030): factor^rank neighbours side by side, a norm, a linear map to
-    one token of `ratio` (2) times the width. `transposed`, as of a convolution, is the way back, patch expanding (Cao et
-    al., 2021, arXiv:2105.05537): a linear map to factor^rank tokens of `ratio` (½) times the width, spread out, a norm.
+    one token of `ratio` (2) times the width. `transposed`, as of a convolution, is the way back, patch expanding (Cao
+    et al., 2021, arXiv:2105.05537): a linear map to factor^rank tokens of `ratio` (½) times the width, then a norm.
 
     `order: column` takes the neighbours with the first axis running fastest, as Swin does, `row` with the last, `monai`
     those next to the cell first; `monai_duplicated` takes two of them twice and loses two in 3-D, as MONAI did when the
