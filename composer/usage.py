@@ -56,9 +56,19 @@ class Usage:
         return tuple(dict.fromkeys(v.family for v in self.variants if part in v.blocks | v.fragments))
 
     @property
+    def alone(self) -> dict[str, str]:
+        """The blocks that stand in one blueprint only, and that blueprint."""
+        return {b: u[0] for b in self.blocks if len(u := self.users(b)) == 1}
+
+    @property
     def single(self) -> dict[str, str]:
-        """The blocks that only one family uses, and that family."""
-        return {b: f[0] for b in self.rows if len(f := self.families(b)) == 1}
+        """The blocks that only one family uses (blueprints that extend one another), and that family."""
+        return {b: f[0] for b in self.blocks if len(f := self.families(b)) == 1}
+
+    @property
+    def single_fragments(self) -> dict[str, str]:
+        """The blueprints that one family only uses as a block."""
+        return {b: f[0] for b in self.fragments if len(f := self.families(b)) == 1}
 
     @property
     def unused(self) -> tuple[str, ...]:
@@ -75,7 +85,9 @@ class Usage:
                 {"name": b, "blueprints": self.users(b), "families": self.families(b), "fragment": b in self.fragments}
                 for b in self.rows
             ],
+            "alone": self.alone,
             "single": self.single,
+            "single_fragments": self.single_fragments,
             "unused": self.unused,
         }
 

@@ -62,7 +62,7 @@ ASKED = {"queries": {"use": "tokens.learned", "count": 3, "from": "image"}, "pla
 ATTENTION = {"use": "attention.multihead", "heads": 2}
 
 CELLS = {
-    "position": {"use": "pool.global"},
+    "position": {"use": "pool.average", "kernel": "grid"},
     "cells": {"use": "memory.cells", "grid": [2, 3], "crop": [4] * 4, "volume": [9] * 4},
 }
 VOLUME = {"use": "memory.volume_tokens", "count": 6, "order": "before", "attention": ATTENTION,
@@ -101,8 +101,7 @@ USES: dict[str, list[Use]] = {
     ],
     "linear": [Use({"out": 6}), Use({"ratio": 0.5, "bias": False}), Use({"out": 3}, TOKENS)],
     "pool.max": [Use({}), Use({"kernel": 3, "stride": 2, "padding": 1})],
-    "pool.average": [Use({}), Use({"kernel": 3, "stride": 1})],
-    "pool.global": [Use({}), Use({"bins": 3})],
+    "pool.average": [Use({}), Use({"kernel": 3, "stride": 1}), Use({"kernel": "grid"}), Use({"kernel": "grid", "bins": 3})],
     "resize": [
         Use({"scale": 2}),
         Use({"size": 5, "mode": "nearest"}),
@@ -111,18 +110,17 @@ USES: dict[str, list[Use]] = {
     ],
     "pad": [Use({"multiple": 3}), Use({"multiple": 4})],
     "repeat_channels": [Use({"to": 12}), Use({"to": 4})],
-    "down.merge": [Use({}), Use({"order": "row", "ratio": 1, "odd": "pad", "bias": True, "norm": None}, side=3),
-                   Use({"order": "monai"}), Use({"order": "monai_duplicated", "odd": "pad"}, side=3)],
-    "up.expand": [Use({}), Use({"factor": 3, "ratio": 1, "bias": True, "norm": None})],
+    "merge": [Use({}), Use({"order": "row", "ratio": 1, "odd": "pad", "bias": True, "norm": None}, side=3),
+                   Use({"order": "monai"}), Use({"order": "monai_duplicated", "odd": "pad"}, side=3),
+                   Use({"factor": 3, "odd": "pad"}), Use({"transposed": True}), Use({"transposed": True, "factor": 3, "ratio": 1, "bias": True, "norm": None})],
     "tokenizer.patch": [
         Use({"dim": 6, "patch": 2}),
         Use({"dim": 6, "patch": 2, "kernel": 3, "padding": "half", "bias": False, "norm": "layer"}),
-        Use({"dim": 6, "patch": 3, "remainder": "pad"}),
         Use({"dim": 6, "patch": 3, "remainder": "crop"}),
     ],
     "tokens.prepend": [Use({}), Use({"count": 3, "std": 0})],
     "tokens.drop": [Use({"count": 2}, TOKENS), Use({"count": 1}, TOKENS)],
-    "tokens.take": [Use({}), Use({"index": 1}, TOKENS)],
+    "tokens.take": [Use({}), Use({"index": 1}, TOKENS), Use({"from": "scales.tokens", "scale": 1}, SCALES)],
     "position.learned": [Use({}), Use({"std": 0}, TOKENS), Use({"add": False})],
     "position.sine": [
         Use({}, channels=6),
@@ -193,16 +191,14 @@ USES: dict[str, list[Use]] = {
     ],
     "scales.flatten": [Use({"use": "linear", "from": "scales.tokens"}, SCALES), Use({"use": "linear", "from":
         "scales"}, SEEN, ranks=(2,))],
-    "scales.split": [Use({"use": "conv", "from": "maps.1"}, {**SCALES, "maps": {"use": "scales.split", "from":
-        "scales.tokens"}})],
     "tokens.learned": [Use({"count": 3}), Use({"count": 3, "dim": 6, "std": 0.1}), Use({"count": 2,
         "zeros": True})],
     "head.boxes": [
-        Use({"mlp": {"use": "mlp", "out": 6, "layers": 3}}),
-        Use({"from": {"x": "queries", "reference": "places"}, "mlp": {"use": "mlp", "out": 4}}, ASKED, ranks=(2,)),
-        Use({"from": {"x": "queries", "reference": "places"}, "mlp": {"use": "mlp", "out": 8}}, ASKED, ranks=(2,)),
+        Use({"use": "linear", "from": "box.boxes"}, {"box": {"use": "head.boxes", "mlp": {"use": "mlp", "out": 6,
+            "layers": 3}}}),
+        *(Use({"use": "fuse.add", "from": ["box.boxes", "box.reference"]}, {**ASKED, "box": {"use": "head.boxes", "from":
+            {"x": "queries", "reference": "places"}, "mlp": {"use": "mlp", "out": n}}}, ranks=(2,)) for n in (4, 8)),
     ],
-    "detach": [Use({}), Use({"use": "fuse.add", "from": ["cls", "constant"]}, {**TOKENS, "constant": {"use": "detach"}})],
     "mlp": [Use({}), Use({"ratio": 2, "layers": 3, "out": 5, "bias": False, "dropout": 0.1, "act": "relu"}),
             Use({"hidden": 6, "middle": {"use": "conv", "groups": "channels"}})],
     "block.transformer": [
@@ -232,7 +228,7 @@ USES: dict[str, list[Use]] = {
         Use({"x_project": {"use": "conv", "kernel": 1, "out": 3},
              "gate_project": {"use": "conv", "kernel": 1, "out": 3}, "score": {"use": "conv", "kernel": 1, "out": 1}, "from": {"x": "image", "gate": "other"}}, TWO),
         Use({"x_project": {"use": "conv", "kernel": 2, "stride": 2, "padding": 0, "bias": False}, "act": "elu", "score":
-             {"use": "conv", "kernel": 1, "norm": "batch"}, "out": {"use": "conv", "out": 5}, "from": {"x": "image",
+             {"use": "conv", "kernel": 1, "norm": "batch"}, "from": {"x": "image",
              "gate": "other"}}, {"other": {"use": "conv", "stride": 4}}),
     ],
     "fuse.multiply": [Use({"from": BOTH}, {"other": {"use": "conv", "out": 1}}), Use({"from": ["image", "other"]},
@@ -655,7 +651,7 @@ def test_rotary_position_refuses_what_has_no_grid(tmp_path: Path) -> None:
         network_of(tmp_path, node, [3, 4], 4)
     asked = {**node, "from": {"x": "image", "context": "pooled"}}
     with pytest.raises(composer.BlueprintError):
-        network_of(tmp_path, asked, [3, 4], 8, {"pooled": {"use": "pool.global"}})
+        network_of(tmp_path, asked, [3, 4], 8, {"pooled": {"use": "pool.average", "kernel": "grid"}})
 
 
 def test_linear_attention_equals_a_loop() -> None:
@@ -681,7 +677,7 @@ def test_the_orders_of_monai_are_those_of_its_code() -> None:
     from composer_blocks.modules.resampling import merge_order
 
     def said(rank: int, order: str) -> str:
-        return " ".join("".join(map(str, o)) for o in merge_order(rank, order))
+        return " ".join("".join(map(str, o)) for o in merge_order(rank, 2, order))
 
     assert said(3, "monai") == "000 100 010 001 110 101 011 111"
     assert said(3, "monai_duplicated") == "000 100 010 001 101 010 001 111"
@@ -713,7 +709,7 @@ def test_the_additive_gate_equals_a_loop(stride: int, tmp_path: Path) -> None:
     node = {
         "use": "gate.additive", "from": {"x": "image", "gate": "other"},
         "x_project": {**one, "out": 3, "stride": stride},
-        "gate_project": {**one, "out": 3}, "score": {**one, "out": 1}, "out": {**one, "out": 2},
+        "gate_project": {**one, "out": 3}, "score": {**one, "out": 1},
     }  # fmt: skip
     network = network_of(tmp_path, node, [4, 8], before={"other": {**one, "out": 5, "stride": 2 * stride}})
     gate, x = network.node, noise(2, 4, 4, 8)
@@ -729,23 +725,22 @@ def test_the_additive_gate_equals_a_loop(stride: int, tmp_path: Path) -> None:
         other = network.other
         signal = linear(gate.gate_project, linear(other, x[:, :, :: 2 * stride, :: 2 * stride]))
         score = linear(gate.score, (own + resized(signal, own.shape[2:])).clamp(min=0))
-        a = resized(1 / (1 + (-score).exp()), x.shape[2:])
-        close(network(x), linear(gate.out, x * a))
+        close(network(x), resized(1 / (1 + (-score).exp()), x.shape[2:]))
 
 
 @pytest.mark.parametrize("order", ["column", "row"])
-@pytest.mark.parametrize("grid", [(4, 6), (2, 4, 6), (3, 4), (5, 3, 1)])
-def test_gather_equals_a_loop(order: str, grid: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(("grid", "f"), [((4, 6), 2), ((2, 4, 6), 2), ((3, 4), 2), ((5, 3, 1), 2), ((5, 9), 3)])
+def test_gather_equals_a_loop(order: str, grid: tuple[int, ...], f: int) -> None:
     from composer_blocks.modules.resampling import Gather
 
     x = noise(1, *grid, 3)
-    ours = Gather(len(grid), order, True)(x)[0]
-    for cell in itertools.product(*(range((n + 1) // 2) for n in grid)):
+    ours = Gather(len(grid), f, order, True)(x)[0]
+    for cell in itertools.product(*(range(-(-n // f)) for n in grid)):
         parts = []
-        for number in range(2 ** len(grid)):
-            bits = [number >> k & 1 for k in range(len(grid))]  # the first axis runs fastest
+        for number in range(f ** len(grid)):
+            bits = [number // f**k % f for k in range(len(grid))]  # the first axis runs fastest
             offset = bits if order == "column" else bits[::-1]
-            at = tuple(2 * c + o for c, o in zip(cell, offset, strict=True))
+            at = tuple(f * c + o for c, o in zip(cell, offset, strict=True))
             inside = all(a < n for a, n in zip(at, grid, strict=True))
             parts.append(x[(0, *at)] if inside else torch.zeros(3, dtype=x.dtype))
         close(ours[cell], torch.cat(parts))
@@ -768,8 +763,8 @@ def test_spread_equals_a_loop(grid: tuple[int, ...], factor: int) -> None:
 
 def test_merge_refuses_odd_sides_unless_told(tmp_path: Path) -> None:
     with pytest.raises(composer.BlueprintError, match="merge"):
-        network_of(tmp_path, {"use": "down.merge"}, [3, 4])
-    assert network_of(tmp_path, {"use": "down.merge", "odd": "pad"}, [3, 4])(noise(1, 4, 3, 4)).shape == (1, 8, 2, 2)
+        network_of(tmp_path, {"use": "merge"}, [3, 4])
+    assert network_of(tmp_path, {"use": "merge", "odd": "pad"}, [3, 4])(noise(1, 4, 3, 4)).shape == (1, 8, 2, 2)
 
 
 @pytest.mark.parametrize("kind", ["biased", "unbiased"])
@@ -945,7 +940,7 @@ def test_resize_global_and_pad(tmp_path: Path) -> None:
     corners = network_of(tmp_path, {"use": "resize", "size": [5, 9], "align_corners": True}, [3, 5])(x)
     assert torch.allclose(corners[..., ::2, ::2], x)
     assert torch.allclose(corners[..., 1, 0], (x[..., 0, 0] + x[..., 1, 0]) / 2)
-    mean = network_of(tmp_path, {"use": "pool.global"}, [3, 5])(x)
+    mean = network_of(tmp_path, {"use": "pool.average", "kernel": "grid"}, [3, 5])(x)
     close(mean, x.sum((2, 3)) / 15)
     padded = network_of(tmp_path, {"use": "pad", "multiple": [2, 4]}, [3, 5])(x)
     assert padded.shape == (1, 4, 4, 8)
@@ -958,7 +953,8 @@ def test_resize_global_and_pad(tmp_path: Path) -> None:
 
 def test_patches_pad_or_crop_what_is_left_over(tmp_path: Path) -> None:
     x = noise(1, 4, 5, 5)
-    pad = network_of(tmp_path, {"use": "tokenizer.patch", "dim": 3, "patch": 3, "remainder": "pad"}, [5, 5])
+    node = {"use": "tokenizer.patch", "dim": 3, "patch": 3}
+    pad = network_of(tmp_path, node, [5, 5], before={"padded": {"use": "pad", "multiple": 3}})
     crop = network_of(tmp_path, {"use": "tokenizer.patch", "dim": 3, "patch": 3, "remainder": "crop"}, [5, 5])
     whole = torch.zeros(1, 4, 6, 6, dtype=torch.float64)
     whole[..., :5, :5] = x
@@ -993,6 +989,11 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "vector": ({"use": "conv", "from": "mean"}, "needs a map, this is a vector"),
     "odd channels": ({"use": "position.sine", "from": "odd"}, "needs an even number of channels"),
     "sine mask": ({"use": "position.sine", "from": {"x": "image", "mask": "image"}}, "one channel, not"),
+    "part of a grid": ({"use": "pool.average", "bins": 2}, "say `kernel: grid`"),
+    "steps of a grid": ({"use": "pool.average", "kernel": "grid", "stride": 2}, "neither stride nor padding"),
+    "scale": ({"use": "tokens.take", "scale": 1}, "no scale 1 in"),
+    "spread order": ({"use": "merge", "transposed": True, "order": "column"}, "spreads in the order `row`"),
+    "doubled": ({"use": "merge", "factor": 3, "order": "monai_duplicated", "odd": "pad"}, "merges by 2, not 3"),
     "residual": ({"use": "block.residual", "body": {"use": "conv", "out": 6}}, "give a `shortcut`"),
 }  # fmt: skip
 
@@ -1001,10 +1002,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 def test_mistakes_are_found_before_torch_sees_them(case: str, tmp_path: Path) -> None:
     node, text = REFUSED[case]
     aside = {
-        "one": {"use": "pool.global", "bins": 1},
+        "one": {"use": "pool.average", "kernel": "grid", "bins": 1},
         "odd": {"use": "conv", "out": 5},
         "cls": {"use": "tokens.prepend"},
-        "mean": {"use": "pool.global"},
+        "mean": {"use": "pool.average", "kernel": "grid"},
     }
     before = {k: {**v, "from": "image"} for k, v in aside.items() if k == node.get("from")}
     with pytest.raises(composer.BlueprintError, match=text.replace("(", r"\(")):

@@ -184,7 +184,7 @@ inputs: {{image: {{type: B 3 *S, size: {grid}}}}}
 graph:
   small: pool.max
   scales: {{use: scales.flatten, from: [image, small, image], level_embedding: false}}
-  maps: {{use: scales.split, from: scales.tokens}}
+  maps: {{for: {{k: [0, 1, 2]}}, from: scales.tokens, use: tokens.take, scale: $k}}
 outputs: {{a: maps.0, b: maps.1, c: maps.2, small: small}}
 """
     path = tmp_path / "x.yaml"

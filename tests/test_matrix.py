@@ -110,12 +110,23 @@ def test_who_uses_what(capsys: pytest.CaptureFixture[str]) -> None:
     assert not set(found.blueprints) & set(found.fragments)
     assert run(["blocks", "--used-by", "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
-    assert said["single"] == found.single
+    assert (said["alone"], said["single"]) == (found.alone, found.single)
     assert {b["name"] for b in said["blocks"]} == {*REGISTRY.blocks, *found.fragments}
     assert run(["blocks", "--used-by"]) == 0
-    assert f"In one family alone: {len(found.single)}" in capsys.readouterr().out
+    assert f"Blocks in one family alone: {len(found.single)}: " in capsys.readouterr().out
     assert run(["blocks", "--used-by", "--markdown"]) == 0
     assert "| `conv` |" in capsys.readouterr().out
+
+
+def test_no_block_belongs_to_one_architecture() -> None:
+    """But for FINE's index arithmetic and some activations; a block that no blueprint uses is a swap or a gate."""
+    found = usage(REGISTRY, shipped())
+    memory = {"memory.cells", "memory.volume_tokens"}
+    activations = {"act.elu": "vnet", "act.prelu": "attention_unet_monai"}
+    assert found.alone == dict.fromkeys(memory, "fine") | activations | {"act.tanh": "mt_transunet"}
+    assert set(found.single) == {*memory, *activations, "act.tanh"}, "share it, or make it of shared blocks"
+    assert set(found.unused) == {"act.softmax", "attention.linear", "position.rotary"}
+    assert len(found.blocks) <= 55
 
 
 def test_a_blueprint_that_cannot_be_read_hides_no_other(tmp_path: Path) -> None:

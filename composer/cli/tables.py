@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 
 from composer.blueprint import shipped
@@ -25,10 +25,15 @@ def used_by(registry: Registry, form: str) -> None:
     else:
         rows = [(b, len(found.users(b)), ", ".join(_said(found, b))) for b in found.rows]
         table(("block", "blueprints", "which (presets in brackets)"), rows)
-    alone = ", ".join(f"{b} ({family})" for b, family in found.single.items())
-    print(f"{len(found.blocks)} blocks in {len(found.blueprints)} blueprints.")
-    print(f"In one family alone: {len(found.single)}: {alone or 'none'}.")
-    print(f"In none: {len(found.unused)}: {', '.join(found.unused) or 'none'}.")
+    print(f"{len(found.blocks)} blocks in {len(found.blueprints)} blueprints, and {len(found.fragments)} fragments.")
+    print(_counted("Blocks in one blueprint alone", found.alone))
+    print(_counted("Blocks in one family alone", found.single))
+    print(_counted("Fragments in one family alone", found.single_fragments))
+    print(f"Blocks in none: {len(found.unused)}: {', '.join(found.unused) or 'none'}.")
+
+
+def _counted(what: str, parts: Mapping[str, str]) -> str:
+    return f"{what}: {len(parts)}: {', '.join(f'{b} ({owner})' for b, owner in parts.items()) or 'none'}."
 
 
 def _marks(found: Usage, part: str) -> Iterable[str]:

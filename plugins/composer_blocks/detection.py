@@ -28,23 +28,10 @@ class Boxes(Block):
         return boxes
 
 
-class BoxHead(Block):
-    """A box for each query, (B, N, C) -> (B, N, 2·rank): centre, then size, as parts of the image from 0 to 1 (Carion
-    et al., 2020, arXiv:2005.12872). The slot `mlp` makes its numbers; with `reference`, a box or its centre, they say
-    how it differs from that (Zhu et al., 2021, arXiv:2010.04159)."""
+class Constant(Block):
+    """x of any shape, through which no gradient flows back."""
 
-    name = "head.boxes"
-    mlp: Slot = slot(required=True, doc="makes the numbers of the box")
-
-    def compose(self, net: Scope, x: Value, reference: Value | None = None) -> Value:
-        y: Value = net.add("boxes", Boxes(), net.slot("mlp", x=x), reference=reference)
-        return y
-
-
-class Detach(Block):
-    """x as a constant: no gradient flows back through it; any shape. Boxes are refined this way (Zhu et al., 2021)."""
-
-    name = "detach"
+    name = "part.constant"
     layout: ClassVar[str] = "any"
     weightless: ClassVar[bool] = True
 
@@ -57,4 +44,19 @@ class Detach(Block):
         return torch.Tensor.detach
 
 
-BLOCKS = (BoxHead, Detach)
+class BoxHead(Block):
+    """A box for each query, (B, N, C) -> (B, N, 2·rank): centre, then size, as parts of the image from 0 to 1 (Carion
+    et al., 2020, arXiv:2005.12872). The slot `mlp` makes its numbers; with `reference`, a box or its centre, they say
+    how it differs from that (Zhu et al., 2021, arXiv:2010.04159). Its outputs: `boxes`, and the same as constants,
+    `reference`, from which a next layer may start."""
+
+    name = "head.boxes"
+    many: ClassVar[bool] = True
+    mlp: Slot = slot(required=True, doc="makes the numbers of the box")
+
+    def compose(self, net: Scope, x: Value, reference: Value | None = None) -> Any:
+        y = net.add("boxes", Boxes(), net.slot("mlp", x=x), reference=reference)
+        return {"boxes": y, "reference": net.add("reference", Constant(), y)}
+
+
+BLOCKS = (BoxHead,)

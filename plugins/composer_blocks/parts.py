@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from composer import Block, Number, PerAxis, PerAxisNatural, Positive, Rate, Rule, Size, Type, ceil_div, map_, queries
+from composer import Block, Number, PerAxis, PerAxisNatural, Positive, Rate, Rule, Size, Type, map_, queries
 
 
 class Convolution(Block):
@@ -62,26 +62,22 @@ class Convolution(Block):
 
 
 class Patches(Convolution):
-    """Patches as one strided convolution; what is left over at the far side is refused, padded or cropped."""
+    """Patches as one strided convolution; what is left over at the far side is refused or cropped."""
 
     name = "part.patches"
-    remainder: Literal["refuse", "pad", "crop"] = "refuse"
+    remainder: Literal["refuse", "crop"] = "refuse"
 
     def infer(self, rule: Rule, x: Type) -> Type:
         strides = rule.per_axis(self.stride, "patch")
         if self.remainder == "refuse" and self.kernel == self.stride:
             for n, s in zip(x.grid, strides, strict=True):
                 rule.multiple(n, s, "patches")
-        if self.remainder == "pad":
-            x = x.with_(grid=tuple(ceil_div(n, s) * s for n, s in zip(x.grid, strides, strict=True)))
         return super().infer(rule, x)
 
     def build(self, x: Type, rank: int) -> Any:
-        from composer_blocks.modules.convolution import PadToMultiple, convolution
+        from composer_blocks.modules.convolution import convolution
 
-        options = self.model_dump(exclude={"remainder"})
-        made = convolution(rank, x.channels, **options)
-        return PadToMultiple.before(made, self.stride, rank) if self.remainder == "pad" else made
+        return convolution(rank, x.channels, **self.model_dump(exclude={"remainder"}))
 
 
 class Add(Block):

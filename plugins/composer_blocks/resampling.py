@@ -1,4 +1,4 @@
-"""Pooling, resizing, padding, merging and expanding: what changes a grid without looking further than its cells."""
+"""Pooling, resizing, padding, merging and its way back: what changes a grid without looking further than its cells."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ class Pool(Block):
     """What the pools share."""
 
     weightless: ClassVar[bool] = True
-    kernel: PerAxis = 2
     stride: PerAxis | Literal["kernel"] = "kernel"
     padding: PerAxisNatural = 0
 
-    def _steps(self) -> Any:
-        return self.kernel if self.stride == "kernel" else self.stride
+    def _steps(self, kernel: Any) -> Any:
+        return kernel if self.stride == "kernel" else self.stride
 
-    def infer(self, rule: Rule, x: Type) -> Type:
+    def pooled(self, rule: Rule, x: Type, kernel: PerAxis) -> Type:
+        """The type of the windows' values."""
         axes = (
             rule.per_axis(v, n)
-            for v, n in ((self.kernel, "kernel"), (self._steps(), "stride"), (self.padding, "padding"))
+            for v, n in ((kernel, "kernel"), (self._steps(kernel), "stride"), (self.padding, "padding"))
         )
         grid = []
         for n, (k, s, p) in zip(x.grid, zip(*axes, strict=True), strict=True):
@@ -54,41 +54,42 @@ class MaxPool(Pool):
     """The largest value of each window; (B, C, *grid) -> (B, C, *grid / stride)."""
 
     name = "pool.max"
+    kernel: PerAxis = 2
+
+    def infer(self, rule: Rule, x: Type) -> Type:
+        return self.pooled(rule, x, self.kernel)
 
     def build(self, rank: int) -> Any:
         from composer_blocks.modules.resampling import MAX
 
-        return MAX[rank](self.kernel, self._steps(), self.padding)
+        return MAX[rank](self.kernel, self._steps(self.kernel), self.padding)
 
 
 class AveragePool(Pool):
-    """The mean of each window; (B, C, *grid) -> (B, C, *grid / stride)."""
+    """The mean of each window; (B, C, *grid) -> (B, C, *grid / stride). `kernel: grid` is the mean of the whole grid, a
+    vector (B, C); with `bins: n` the means of n^rank equal parts of it, a map (B, C, n, …)."""
 
     name = "pool.average"
-
-    def build(self, rank: int) -> Any:
-        from composer_blocks.modules.resampling import AVERAGE
-
-        return AVERAGE[rank](self.kernel, self._steps(), self.padding)
-
-
-class GlobalPool(Block):
-    """The mean over the grid, a vector (B, C); with `bins: n`, the means of n^rank equal parts, a map."""
-
-    name = "pool.global"
-    weightless: ClassVar[bool] = True
+    kernel: PerAxis | Literal["grid"] = 2
     bins: Positive | None = None
 
     def wanted_layout(self, port: str) -> str:
-        return "map" if self.bins else "grid"
+        return "grid" if self.kernel == "grid" and self.bins is None else "map"
 
     def infer(self, rule: Rule, x: Type) -> Type:
+        if self.kernel != "grid":
+            rule.need(self.bins is None, "`bins` are parts of the whole grid: say `kernel: grid`", "BP202")
+            return self.pooled(rule, x, self.kernel)
+        alone = self.stride == "kernel" and not self.padding
+        rule.need(alone, "the mean of the whole grid has neither stride nor padding", "BP202")
         return map_(x.channels, (self.bins,) * x.rank) if self.bins else vector(x.channels)
 
     def build(self, rank: int) -> Any:
-        from composer_blocks.modules.resampling import ADAPTIVE, GridMean
+        from composer_blocks.modules.resampling import ADAPTIVE, AVERAGE, GridMean
 
-        return ADAPTIVE[rank](self.bins) if self.bins else GridMean()
+        if self.kernel == "grid":
+            return ADAPTIVE[rank](self.bins) if self.bins else GridMean()
+        return AVERAGE[rank](self.kernel, self._steps(self.kernel), self.padding)
 
 
 class Resize(Block):
@@ -157,48 +158,27 @@ class RepeatChannels(Block):
 
 
 class Gather(Block):
-    """The 2^rank neighbours of each cell of the coarse grid side by side: (B, *grid, C) -> (B, *grid/2, 2^rank·C)."""
+    """The factor^rank neighbours of each coarse cell side by side: (B, *grid, C) -> (B, *grid/f, f^rank·C)."""
 
     name = "part.gather"
     layout: ClassVar[str] = "grid"
     weightless: ClassVar[bool] = True
+    factor: Positive
     order: MergeOrder
     odd: Literal["refuse", "pad"]
 
     def infer(self, rule: Rule, x: Type) -> Type:
+        f = self.factor
         if self.odd == "refuse":
             for n in x.grid:
-                rule.multiple(n, 2, "merge")
-        return map_(x.channels * 2**x.rank, tuple(ceil_div(n, 2) if self.odd == "pad" else n // 2 for n in x.grid))
+                rule.multiple(n, f, "merge")
+        grid = tuple(ceil_div(n, f) if self.odd == "pad" else n // f for n in x.grid)
+        return map_(x.channels * f**x.rank, grid)
 
     def build(self, rank: int) -> Any:
         from composer_blocks.modules.resampling import Gather as Module
 
-        return Module(rank, self.order, self.odd == "pad")
-
-
-class Merge(Block):
-    """Patch merging (Liu et al., 2021, arXiv:2103.14030): 2^rank neighbours become one token of `ratio` times the
-    width.
-
-    `order: column` takes the neighbours with the first axis running fastest, as Swin does, `row` with the last, `monai`
-    those next to the cell first; `monai_duplicated` takes two of them twice and loses two in 3-D, as MONAI did when the
-    published weights of Swin UNETR were trained.
-    `odd: pad` pads an odd side by one row of zeros, `refuse` asks for even sides.
-    """
-
-    name = "down.merge"
-    order: MergeOrder = "column"
-    ratio: Number = 2
-    odd: Literal["refuse", "pad"] = "refuse"
-    bias: bool = False
-    norm: Slot = slot("layer")
-
-    def compose(self, net: Scope, x: Value) -> Value:
-        channels = x.type.channels
-        x = net.add("gather", Gather(order=self.order, odd=self.odd), x)
-        x = net.slot("norm", x=x)
-        return net.add("reduction", Linear(out=round(channels * self.ratio), bias=self.bias), x)
+        return Module(rank, self.factor, self.order, self.odd == "pad")
 
 
 class Spread(Block):
@@ -218,20 +198,41 @@ class Spread(Block):
         return Module(rank, self.factor)
 
 
-class Expand(Block):
-    """Patch expanding (Cao et al., 2021, arXiv:2105.05537): each token becomes factor^rank tokens of `ratio` times the
-    width, normalized after they are spread out."""
+class Merge(Block):
+    """Patch merging (Liu et al., 2021, arXiv:2103.14030): factor^rank neighbours side by side, a norm, a linear map to
+    one token of `ratio` (2) times the width. `transposed`, as of a convolution, is the way back, patch expanding (Cao
+    et al., 2021, arXiv:2105.05537): a linear map to factor^rank tokens of `ratio` (½) times the width, then a norm.
 
-    name = "up.expand"
+    `order: column` takes the neighbours with the first axis running fastest, as Swin does, `row` with the last, `monai`
+    those next to the cell first; `monai_duplicated` takes two of them twice and loses two in 3-D, as MONAI did when the
+    published weights of Swin UNETR were trained. The transposed one spreads in the order `row`.
+    `odd: pad` pads an uneven side with zeros up to the next multiple, `refuse` asks for multiples.
+    """
+
+    name = "merge"
+    transposed: bool = False
     factor: Positive = 2
-    ratio: Number = 0.5
+    ratio: Number | None = None
+    order: MergeOrder | None = None
+    odd: Literal["refuse", "pad"] = "refuse"
     bias: bool = False
     norm: Slot = slot("layer")
 
     def compose(self, net: Scope, x: Value) -> Value:
-        out = round(x.type.channels * self.ratio)
+        if self.transposed:
+            return self._expanded(net, x)
+        two = self.factor == 2 or self.order != "monai_duplicated"
+        net.need(two, f"`order: monai_duplicated` merges by 2, not {self.factor}", "BP401")
+        out = round(x.type.channels * (self.ratio or 2))
+        x = net.add("gather", Gather(factor=self.factor, order=self.order or "column", odd=self.odd), x)
+        return net.add("reduction", Linear(out=out, bias=self.bias), net.slot("norm", x=x))
+
+    def _expanded(self, net: Scope, x: Value) -> Value:
+        plain = self.order in (None, "row") and self.odd == "refuse"
+        net.need(plain, "a transposed merge spreads in the order `row` and leaves no uneven side", "BP202")
+        out = round(x.type.channels * (self.ratio or 0.5))
         x = net.add("expand", Linear(out=out * self.factor**net.rank, bias=self.bias), x)
         return net.slot("norm", x=net.add("spread", Spread(factor=self.factor), x))
 
 
-BLOCKS = (MaxPool, AveragePool, GlobalPool, Resize, Pad, RepeatChannels, Merge, Expand)
+BLOCKS = (MaxPool, AveragePool, Resize, Pad, RepeatChannels, Merge)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from composer import Block, Rule, Scope, Slot, Type, Value, slot
+from composer import Block, Rule, Scope, Slot, Type, slot
 
 
 class JoinedScales(Block):
@@ -35,6 +35,7 @@ class FlattenScales(Block):
     """Maps of several resolutions and one width, [(B, C, *grid)], as one sequence (B, N, C) that remembers their grids
     (Zhu et al., 2021, arXiv:2010.04159). Its outputs: `tokens`; `position`, the codes that the slot `position` makes of
     each map, to which `level_embedding` adds a learned vector for each; `mask`, where `mask` [(B, 1, *grid)] was given.
+    `tokens.take` takes a map out again.
     """
 
     name = "scales.flatten"
@@ -68,15 +69,4 @@ class FlattenScales(Block):
                     net.equal(a, b, text)
 
 
-class SplitScales(Block):
-    """The maps that a sequence of several scales was made of: (B, N, C) -> [(B, C, *grid)]."""
-
-    name = "scales.split"
-    many: ClassVar[bool] = True
-
-    def compose(self, net: Scope, x: Value) -> Any:
-        net.need(x.type.kind == "scales", f"takes a sequence of several scales apart, not {x.type}", "BP302")
-        return net.maps(x)
-
-
-BLOCKS = (FlattenScales, SplitScales)
+BLOCKS = (FlattenScales,)

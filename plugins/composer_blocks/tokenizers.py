@@ -12,7 +12,8 @@ class PatchTokenizer(Block):
     """Patch embedding (Dosovitskiy et al., 2021, arXiv:2010.11929): one strided convolution, (B, C, *grid) ->
     (B, dim, *grid / patch). A `kernel` larger than the patch makes patches overlap (SegFormer).
 
-    `remainder`: what to do when a side is not a multiple of the patch: refuse, pad with zeros, or crop.
+    `remainder`: what to do when a side is not a multiple of the patch: refuse, or crop; a `pad` before
+    it fills it with zeros.
     """
 
     name = "tokenizer.patch"
@@ -21,7 +22,7 @@ class PatchTokenizer(Block):
     kernel: PerAxis | Literal["patch"] = "patch"
     padding: PerAxisNatural | Literal["half"] = 0
     bias: bool = True
-    remainder: Literal["refuse", "pad", "crop"] = "refuse"
+    remainder: Literal["refuse", "crop"] = "refuse"
     norm: Slot = slot(doc="normalization of the tokens")
 
     def compose(self, net: Scope, x: Value) -> Value:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from composer import Block, Natural, Number, Positive, Rule, Type, queries, vector
+from composer import Block, Natural, Number, Positive, Rule, Scope, Type, Value, queries, vector
 
 
 class Prepend(Block):
@@ -45,13 +45,13 @@ class Drop(Block):
         return Module(self.count)
 
 
-class Take(Block):
+class Token(Block):
     """One token as a vector: (B, N, C) -> (B, C)."""
 
-    name = "tokens.take"
+    name = "part.token"
     layout: ClassVar[str] = "tokens"
     weightless: ClassVar[bool] = True
-    index: Natural = 0
+    index: Natural
 
     def infer(self, rule: Rule, x: Type) -> Type:
         rule.at_least(x.length, self.index + 1, f"token {self.index}")
@@ -61,6 +61,22 @@ class Take(Block):
         from composer_blocks.modules.tokens import Take as Module
 
         return Module(self.index)
+
+
+class Take(Block):
+    """A part of a sequence: token `index` as a vector, (B, N, C) -> (B, C); or of a sequence of several scales the map
+    that `scale` counts, (B, N, C) -> (B, C, *grid)."""
+
+    name = "tokens.take"
+    index: Natural = 0
+    scale: Natural | None = None
+
+    def compose(self, net: Scope, x: Value) -> Value:
+        if self.scale is None:
+            return net.add("", Token(index=self.index), x)
+        maps, text = net.maps(x), f"no scale {self.scale} in {x.type}"
+        fits = net.need(x.type.kind in ("scales", "map") and self.scale < len(maps), text, "BP302")
+        return maps[self.scale] if fits else x
 
 
 class Learned(Block):

@@ -79,20 +79,3 @@ def pad_high(x: Tensor, sizes: Any) -> Tensor:
     grid = x.shape[2:]
     amounts = [a for n, size in reversed(list(zip(grid, sizes, strict=True))) for a in (0, size - n)]
     return functional.pad(x, amounts)
-
-
-class PadToMultiple:
-    """Pads (B, C, *grid) with zeros at the far side to multiples; a pre-hook, so the weights keep their address."""
-
-    def __init__(self, multiple: Any, rank: int):
-        self.multiple = multiple if isinstance(multiple, (tuple, list)) else (multiple,) * rank
-
-    def __call__(self, module: Any, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        x = inputs[0]
-        return (pad_high(x, [-(-n // m) * m for n, m in zip(x.shape[2:], self.multiple, strict=True)]),)
-
-    @staticmethod
-    def before(module: nn.Module, multiple: Any, rank: int) -> nn.Module:
-        """The module, its input padded first."""
-        module.register_forward_pre_hook(PadToMultiple(multiple, rank))
-        return module

@@ -70,22 +70,22 @@ class RepeatChannels(nn.Module):
 
 
 class Gather(nn.Module):
-    """(B, *grid, C) -> (B, *grid/2, 2^rank·C)."""
+    """(B, *grid, C) -> (B, *grid/f, f^rank·C)."""
 
-    def __init__(self, rank: int, order: str, pad: bool):
+    def __init__(self, rank: int, factor: int, order: str, pad: bool):
         super().__init__()
-        self.offsets = merge_order(rank, order)
-        self.pad = pad
+        self.factor, self.offsets, self.pad = factor, merge_order(rank, factor, order), pad
 
     def forward(self, x: Tensor) -> Tensor:
+        f = self.factor
         if self.pad:
-            x = functional.pad(x, [0, 0, *(a for n in reversed(x.shape[1:-1]) for a in (0, n % 2))])
-        return torch.cat([x[(slice(None), *(slice(o, None, 2) for o in offset))] for offset in self.offsets], -1)
+            x = functional.pad(x, [0, 0, *(a for n in reversed(x.shape[1:-1]) for a in (0, -n % f))])
+        return torch.cat([x[(slice(None), *(slice(o, None, f) for o in offset))] for offset in self.offsets], -1)
 
 
-def merge_order(rank: int, order: str) -> list[tuple[int, ...]]:
-    """The offsets of the 2^rank cells that are merged."""
-    offsets = list(itertools.product((0, 1), repeat=rank))
+def merge_order(rank: int, factor: int, order: str) -> list[tuple[int, ...]]:
+    """The offsets of the factor^rank cells that are merged."""
+    offsets = list(itertools.product(range(factor), repeat=rank))
     if order == "row":
         return offsets
     if order == "column":
