@@ -18,7 +18,7 @@ PLUGIN = CORE.parent / "plugins" / "composer_blocks"
 PASSES = sorted(f"passes.{p.stem}" for p in (CORE / "passes").glob("*.py") if p.stem != "__init__")
 WALK = [
     *"diagnostics dims types expressions source names addresses notation block hookspecs registry sizes layouts".split(),
-    *"blueprint graph scopes edits linking inference strides".split(),
+    *"blueprint graph scopes edits reaching origins linking inference strides".split(),
     *PASSES,
     *"passes keymap init module weights exporters compose".split(),
 ]
