@@ -443,7 +443,8 @@ class _Linker:
         self, address: str, name: str, spec: Map, names: Names, scope: Scope, previous: Input, span: Span | None
     ) -> Group:
         """`for`: instances over equal lists; each takes the value before it, or what `carry` names."""
-        rows, row_spans = self.rows(spec, names, span)
+        written = self.written(spec, "for", name)
+        rows, row_spans = self.rows(spec, names, span, written)
         base = without(spec, "for", "carry", "from", *(["repeat"] if "for" not in spec else []))
         carried = self.carried(spec, names, scope, previous)
         self.register(address)
@@ -455,16 +456,19 @@ class _Linker:
             own = f"{address}.{i}"
             inner_names = names.plus({**row, "i": i}, row_spans[i])
             inner_scope = scope.with_names(carried)
-            source = without(spec, *(k for k in spec if k != "from")) if "from" in spec else Map({"from": "carry"})
+            own_spec = merge_specs(base, written[i]) if written else base
+            edited = self.edited(own, own_spec) if own_spec is not None else None
+            if edited is None:
+                continue
+            made = self.as_spec(edited, name, span)
+            wiring = made if "from" in made else spec if "from" in spec else Map({"from": "carry"})
+            source = without(wiring, *(k for k in wiring if k != "from"))
             if source.get("from") == "carry" and "carry" not in carried:
                 each = ", ".join(f"{k.removeprefix('carry.')}: {k}" for k in carried)
                 text = f"`carry` names several values, so the loop says where they go: `from: {{{each}}}`"
                 raise BlueprintError(Diagnostic("BP203", text, span_of(spec, "carry")))
-            edited = self.edited(own, base)
-            if edited is None:
-                continue
             self.shared.append((own, f"{address}.0"))
-            body = self.instance(own, self.as_spec(edited, name, span), source, inner_names, inner_scope, None, span)
+            body = self.instance(own, without(made, "from"), source, inner_names, inner_scope, None, span)
             self.shared.pop()
             self.register(own, self.addresses.get(own, False), address)
             bodies.append(body)
@@ -472,10 +476,19 @@ class _Linker:
             carried = self.handed_on(carried, own, body, span_of(spec, "carry"))
         return Group(address, "for", tuple(bodies), result, span)
 
-    def rows(self, spec: Map, names: Names, span: Span | None) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        """The loop variables of each instance, and their places."""
-        if "for" not in spec:
-            count = self.count(spec, names)
+    def written(self, spec: Map, word: str, role: str) -> list[Any] | None:
+        """The copies of a loop where each is written out: `repeat: [{…}, {…}]`; null where there is none."""
+        raw = spec.get(word)
+        if not isinstance(raw, list) or not all(v is None or isinstance(v, (dict, str)) for v in raw):
+            return None
+        return [v if v is None else self.as_spec(v, role, span_of(raw, k)) for k, v in enumerate(raw)]
+
+    def rows(
+        self, spec: Map, names: Names, span: Span | None, written: list[Any] | None
+    ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """The loop variables of each instance, and their places; one that is written out has none."""
+        if "for" not in spec or written is not None:
+            count = self.count(spec, names) if written is None else len(written)
             return [{} for _ in range(count)], [{} for _ in range(count)]
         lists, loop = {}, spec["for"]
         if not isinstance(loop, dict) or not loop:
@@ -561,14 +574,16 @@ class _Linker:
         if "repeat" not in site.spec:
             self.odd_words(site.spec, ("first", "last"), "without `repeat`")
             return self.one(site)
-        count = self.count(site.spec, site.names)
+        written = self.written(site.spec, "repeat", site.address.rpartition(".")[2])
+        count = self.count(site.spec, site.names) if written is None else len(written)
         flow = _flowing(site.ports)
         self.register(site.address)
         self.loops.add(site.address)
         bodies: list[Body] = []
         result = site.ports.get(flow)
         for j in range(count):
-            copy = self.copy(replace(site, ports={**site.ports, flow: result}), j, count)
+            own = {} if written is None else written[j]
+            copy = None if own is None else self.copy(replace(site, ports={**site.ports, flow: result}), j, count, own)
             if copy is None:
                 continue
             bodies.append(self.tied(copy, f"{site.address}.0") if site.tied else self.placed(copy))
@@ -583,18 +598,25 @@ class _Linker:
         self.shared.pop()
         return body
 
-    def copy(self, site: _Site, j: int, count: int) -> _Site | None:
-        """The site of one copy of a `repeat`; None when an edit removes it."""
+    def copy(self, site: _Site, j: int, count: int, written: Mapping[str, Any]) -> _Site | None:
+        """The site of one copy of a `repeat`, with what is `written` of it alone; None when an edit removes it."""
         own, names = f"{site.address}.{j}", site.names.plus({"j": j})
-        edited = self.edited(own, self.override(without(site.spec, "repeat", "first", "last"), site.spec, j, count))
+        spec = self.override(without(site.spec, "repeat", "first", "last"), site.spec, j, count)
+        edited = self.edited(own, merge_specs(spec, written) if written else spec)
         if edited is None:
             return None
         spec, ports = self.as_spec(edited, site.address.rpartition(".")[2], site.span), dict(site.ports)
+        if "use" in written and site.sees:  # of what the slot offers, this copy takes what its block names
+            ports = {p: v for p, v in ports.items() if p == _flowing(ports) or self.has_port(written["use"], p)}
         if "from" in spec:
             ports |= self.ports(spec["from"], names, site.sees or site.scope, span_of(spec, "from"))
         return replace(
             site, address=own, spec=without(spec, "from"), names=names, ports=ports, slot="", sees=None, tied=False
         )
+
+    def has_port(self, use: Any, port: str) -> bool:
+        block = self.registry.blocks.get(use) if isinstance(use, str) else None
+        return block is None or block.open_ports or port in (*block.required, *block.optional)
 
     def override(self, base: Map, spec: Map, j: int, count: int) -> Map:
         if j == 0 and spec.get("first"):
