@@ -869,7 +869,7 @@ class _Linker:
         for name in result:
             self.register(f"{address}.{name}", of=address)
         self.register(address, False)
-        options = {k: v for k, v in site.spec.items() if k not in RESERVED}
+        options = {k: inner.values.get(k, v) for k, v in site.spec.items() if k not in RESERVED}
         checks = tuple((given[i.name], i, span) for i in self.inputs(inner) if isinstance(given.get(i.name), Ref))
         single = next(iter(result.values())) if len(result) == 1 else result
         return Group(address, "graph", members, single, span, use, options, site.slot, checks)  # type: ignore[arg-type]
