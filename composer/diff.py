@@ -171,7 +171,8 @@ class Difference:
 def difference(before: Network, after: Network) -> Difference:
     """Compare two networks."""
     a, b = before.nodes(), after.nodes()
-    both = _addresses(a) & _addresses(b)
+    inputs = ({i.name for i in side.program.inputs} for side in (before, after))
+    both = set.intersection(*inputs) | (_addresses(a) & _addresses(b))
     return Difference(before, after, tuple(_together(list(_changes(a, b, both)), _copies([*a, *b]))))
 
 

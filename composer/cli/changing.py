@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from composer.cli import common
 from composer.compose import Blueprint
-from composer.diagnostics import BlueprintError, Diagnostic
+from composer.diagnostics import BlueprintError, ComposerError, Diagnostic
 
 if TYPE_CHECKING:
     from composer.diff import Network
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 def add_to(app: typer.Typer) -> None:
     """Register the verbs."""
     app.command()(diff)
+    app.command()(fmt)
 
 
 def diff(
@@ -56,6 +59,64 @@ def network(loaded: Blueprint) -> Network:
     program = loaded.check()
     counts = {name: p.numel() for name, p in loaded.build(device="meta").named_parameters()}
     return Network(program, counts, flops(loaded))
+
+
+def fmt(
+    files: Annotated[list[Path], typer.Argument(help="Files, or folders with .yaml files.")],
+    check: Annotated[bool, typer.Option("--check", help="Write nothing; exit 1 if a file would change.")] = False,
+    diff: Annotated[bool, typer.Option("--diff", help="Write nothing; print what would change.")] = False,
+) -> None:
+    """Bring files into their canonical form: indentation, spaces, quotes. Comments and line breaks stay."""
+    changed: list[Path] = []
+    mistakes: list[Diagnostic] = []
+    count = 0
+    for count, path in enumerate(texts(files), 1):  # noqa: B007 - counted for the summary
+        try:
+            before, after = canonical(path)
+        except ComposerError as fault:
+            mistakes += fault.diagnostics
+            continue
+        if before != after:
+            changed.append(path)
+            rewrite(path, before, after, check, diff)
+    verb = "would change" if check or diff else "formatted"
+    print(f"{verb} {len(changed)} of {count} file{'s' * (count != 1)}")
+    if mistakes:
+        raise BlueprintError(mistakes)
+    if changed and check:
+        raise typer.Exit(1)
+
+
+def texts(files: Iterable[Path]) -> Iterator[Path]:
+    """The files that were named, and those in folders."""
+    for path in files:
+        yield from sorted(p for p in path.rglob("*.yaml") if p.is_file()) if path.is_dir() else [path]
+
+
+def canonical(path: Path) -> tuple[str, str]:
+    """A file's text as it is and as it should be."""
+    from composer import source
+    from composer.formatting import formatted
+
+    source.read(path)  # says what is wrong with a file that is none, too large or not a text
+    before = path.read_bytes().decode("utf-8")
+    return before, formatted(before, str(path))
+
+
+def rewrite(path: Path, before: str, after: str, check: bool, show: bool) -> None:
+    """Write a file's canonical form, or say that it is another."""
+    from difflib import unified_diff
+
+    from composer.files import write_text
+
+    if show:
+        was, will = (text.splitlines(keepends=True) for text in (before, after))
+        print("".join(unified_diff(was, will, f"{path}", f"{path} (formatted)")), end="")
+    elif check:
+        print(f"would change {path}")
+    else:
+        write_text(path.resolve(), after)  # a link stays a link
+        print(f"formatted {path}")
 
 
 def flops(loaded: Blueprint) -> dict[str, int]:
