@@ -76,12 +76,18 @@ class Param:
 
 @dataclass(frozen=True)
 class Edit:
-    """One change by address: `action` is one of `EDITS`."""
+    """One change by address: `action` is one of `EDITS`.
+
+    `short` ones come from a command line, where segments of an address may be left out. `layer` names the list an edit
+    stands in: within one list no edit may undo another, across layers the later one wins.
+    """
 
     at: tuple[str, ...]
     action: str
     change: Any
     span: Span | None
+    short: bool = False
+    layer: str = ""
 
     @property
     def where(self) -> str:
@@ -108,6 +114,8 @@ class Blueprint:
     files: tuple[Path, ...] = ()
     library: Mapping[str, Path] = field(default_factory=dict, repr=False)
     span: Span | None = field(default=None, repr=False)
+    bases: tuple[Span, ...] = field(default=(), repr=False)
+    """Where each file of the chain says `extends`, the file that was asked for first."""
 
     @property
     def values(self) -> dict[str, Any]:
@@ -124,16 +132,18 @@ def load(
     overrides: Mapping[str, Any] | None = None,
     library: Mapping[str, Path] | None = None,
     near: Path | None = None,
+    addresses: bool = True,
 ) -> Blueprint:
     """A blueprint by shipped name (`vit`), preset (`vit:large`) or path, with `key=value` overrides.
 
-    A key with dots is an address: `decoder.*.fuse=fuse.add` is an edit. Raises `BlueprintError` with all mistakes.
+    A key that is no parameter is an address: `decoder.*.fuse=fuse.add` is an edit, unless `addresses` are refused.
+    Raises `BlueprintError` with all mistakes.
     """
     library = {**shipped(), **(library or {})}
     path, preset = find(str(what), library, near)
     layers = _Layers.read(path, library, ())
     layers = layers.with_preset(preset) if preset else layers
-    layers = layers.with_overrides(overrides or {})
+    layers = layers.with_overrides(overrides or {}, addresses)
     return layers.finish(str(what) if str(what) in library or preset else layers.name, library)
 
 
@@ -201,6 +211,7 @@ class _Layers:
     init: tuple[Any, ...]
     weights: Mapping[str, tuple[Any, ...]]
     files: tuple[Path, ...]
+    bases: tuple[Span, ...] = ()
 
     @staticmethod
     def read(path: Path, library: Mapping[str, Path], chain: tuple[Path, ...]) -> _Layers:
@@ -216,7 +227,7 @@ class _Layers:
             inputs=top.get("inputs") or Map(),
             graph=top.get("graph") or Map(),
             outputs=top.get("outputs") or Map(),
-            edits=_edits(top.get("edit")),
+            edits=_edits(top.get("edit"), str(path)),
             init=tuple(top.get("init") or ()),
             weights=_rules(top.get("weights")),
             files=(path,),
@@ -233,9 +244,13 @@ class _Layers:
         if path.resolve() in seen:
             files = " -> ".join(p.name for p in (*seen, path))
             raise BlueprintError(Diagnostic("BP109", f"`extends` goes in a circle: {files}", span))
-        base = _Layers.read(path, library, seen)
-        base = base.with_preset(preset) if preset else base
-        return base._under(self)
+        try:
+            base = _Layers.read(path, library, seen)
+        except BlueprintError as fault:
+            raise BlueprintError(_seen_from(d, span) for d in fault.diagnostics) from None
+        if preset and preset not in base.presets:
+            raise BlueprintError(base._no_preset(preset, span))
+        return (base.with_preset(preset) if preset else base)._under(self)
 
     def _under(self, child: _Layers) -> _Layers:
         """This base with a child laid over it."""
@@ -262,14 +277,13 @@ class _Layers:
             init=child.init + self.init,
             weights={s: child.weights.get(s, ()) + self.weights.get(s, ()) for s in sources},
             files=self.files + child.files,
+            bases=(*filter(None, [span_of(child.top, "extends")]), *self.bases),
             top=Map({**{k: v for k, v in self.top.items() if k in ("source", "summary")}, **child.top}),
         )
 
     def with_preset(self, preset: str) -> _Layers:
         if preset not in self.presets:
-            known = f"it has {listing(self.presets)}" if self.presets else "it has none"
-            text = f"`{self.name}` has no preset `{preset}`{did_you_mean(preset, self.presets)}"
-            raise BlueprintError(Diagnostic("BP105", text, span_of(self.top, "presets"), notes=(known,)))
+            raise BlueprintError(self._no_preset(preset))
         chosen = self.presets[preset] or Map()
         if not isinstance(chosen, dict):
             raise BlueprintError(
@@ -281,28 +295,41 @@ class _Layers:
         return replace(
             self,
             given={**self.given, **values},
-            edits=self.edits + _edits(chosen.get("edit")),
+            edits=self.edits + _edits(chosen.get("edit"), f"{self.path}:{preset}"),
             init=tuple(chosen.get("init") or ()) + self.init,
             weights={s: rules.get(s, ()) + self.weights.get(s, ()) for s in {**rules, **self.weights}},
         )
 
-    def with_overrides(self, overrides: Mapping[str, Any]) -> _Layers:
-        values, edits = {}, []
+    def _no_preset(self, preset: str, asked: Span | None = None) -> Diagnostic:
+        known = f"it has {listing(self.presets, 20)}" if self.presets else "it has none"
+        text = f"`{self.name}` has no preset `{preset}`{did_you_mean(preset, self.presets)}"
+        there = span_of(self.top, "presets")
+        others = (Label(there, "its presets"),) if asked and there else ()
+        return Diagnostic("BP105", text, asked or there, others=others, notes=(known,))
+
+    def with_overrides(self, overrides: Mapping[str, Any], addresses: bool = True) -> _Layers:
+        """Parameters by name, and where a key is none, parts by address."""
+        values, edits, nodes = {}, [], self._nodes() if addresses else {}
         for key, value in overrides.items():
-            span = span_of(overrides, key)
-            if "." in key:
-                at, _, last = key.rpartition(".")
-                edits.append(Edit((at,), "set", Map({last: value}), span))
+            if "." in key or (key not in self.params and key in nodes):
+                edits.append(_override(key, value, overrides))
             else:
-                values[key] = (value, span)
-        self._check_known(values, "there is", "no parameter")
+                values[key] = (value, span_of(overrides, key))
+        self._check_known(values, "there is", "no parameter", nodes)
         return replace(self, given={**self.given, **values}, edits=self.edits + tuple(edits))
 
-    def _check_known(self, values: Mapping[str, Any], start: str, what: str = "an unknown parameter") -> None:
+    def _nodes(self) -> dict[str, Any]:
+        """The nodes of the outermost graph, with those that edits bring."""
+        brought = [e.change for e in self.edits if e.action in ("add", "insert_after")]
+        return {name: spec for nodes in (self.graph, *brought) for name, spec in nodes.items()}
+
+    def _check_known(
+        self, values: Mapping[str, Any], start: str, what: str = "an unknown parameter", nodes: Iterable[str] = ()
+    ) -> None:
         bad = [
             Diagnostic(
                 "BP105",
-                f"{start} {what} `{key}`{did_you_mean(key, self.params)}",
+                f"{start} {what} `{key}`{did_you_mean(key, self.params) or did_you_mean(key, nodes)}",
                 span,
                 notes=(f"parameters: {listing(self.params)}",),
             )
@@ -331,9 +358,30 @@ class _Layers:
             files=self.files,
             library=library,
             span=self.top.key_spans.get("blueprint"),
+            bases=self.bases,
         )
         _check_complete(blueprint, self)
         return blueprint
+
+
+def _seen_from(mistake: Diagnostic, span: Span | None) -> Diagnostic:
+    """A mistake in a file that is extended, with the place that extends it."""
+    if span is None or mistake.span is None:
+        return replace(mistake, span=mistake.span or span)
+    return replace(mistake, others=(*mistake.others, Label(span, "extended here")))
+
+
+def _override(key: str, value: Any, overrides: Mapping[str, Any]) -> Edit:
+    """`decoder.*.fuse=fuse.add`: an option, a slot or a node by its address."""
+    span = span_of(overrides, key)
+    if not all(key.split(".")):
+        raise BlueprintError(Diagnostic("BP201", f"`{key}` is no address: a name is missing beside a dot", span))
+    at, dot, last = key.rpartition(".")
+    place = overrides.key_spans.get(key) if isinstance(overrides, Map) else None
+    if not dot:
+        return Edit((last,), "remove" if value is None else "replace", True if value is None else value, span, True)
+    change = Map({last: value}, key_spans={last: place} if place else {}, value_spans={last: span} if span else {})
+    return Edit((at,), "set", change, place or span, True)
 
 
 def _check_document(top: Map, path: Path) -> None:
@@ -375,8 +423,15 @@ def _check_complete(blueprint: Blueprint, layers: _Layers) -> None:
     used = _names_used(layers)
     unused = [p for n, p in blueprint.params.items() if n not in used]
     if unused:
+        others = [n for n in blueprint.params if n in used]
         raise BlueprintError(
-            [Diagnostic("BP108", f"nothing uses the parameter `{p.name}`", p.span, help=("remove it",)) for p in unused]
+            Diagnostic(
+                "BP108",
+                f"nothing uses the parameter `{p.name}`{did_you_mean(p.name, others)}",
+                p.span,
+                help=("remove it",),
+            )
+            for p in unused
         )
 
 
@@ -441,7 +496,7 @@ def without(spec: Mapping[str, Any], *keys: str) -> Map:
     return kept
 
 
-def _edits(items: Any) -> tuple[Edit, ...]:
+def _edits(items: Any, layer: str = "") -> tuple[Edit, ...]:
     result: list[Edit] = []
     bad: list[Diagnostic] = []
     if not isinstance(items or [], list):
@@ -451,7 +506,7 @@ def _edits(items: Any) -> tuple[Edit, ...]:
     for index, item in enumerate(items or ()):
         span = span_of(items, index)
         try:
-            result.append(_edit(item, span))
+            result.append(_edit(item, span, layer))
         except BlueprintError as fault:
             bad += fault.diagnostics
     if bad:
@@ -459,7 +514,7 @@ def _edits(items: Any) -> tuple[Edit, ...]:
     return tuple(result)
 
 
-def _edit(item: Any, span: Span | None) -> Edit:
+def _edit(item: Any, span: Span | None, layer: str) -> Edit:
     if not isinstance(item, dict):
         raise BlueprintError(Diagnostic("BP201", f"an edit is a mapping, not {item!r:.60}", span))
     for key in item:
@@ -479,8 +534,12 @@ def _edit(item: Any, span: Span | None) -> Edit:
         wanted = {"replace": "a block", "remove": "true"}.get(action, "a mapping")
         text = f"`{action}` of an edit is {wanted}, not {item[action]!r:.60}"
         raise BlueprintError(Diagnostic("BP201", text, span_of(item, action) or span))
+    if action == "wrap" and "$original" not in _strings(item[action]):
+        text = "a `wrap` says by `$original` where the part goes that stood here; this one does not"
+        help = ("write for example `wrap: {graph: {before: $original, then: …}}`", "to put something else: `replace`")
+        raise BlueprintError(Diagnostic("BP201", text, span_of(item, action) or span, help=help))
     at = item.get("at", [])
-    return Edit(tuple(map(str, at if isinstance(at, list) else [at])), action, item[action], span)
+    return Edit(tuple(map(str, at if isinstance(at, list) else [at])), action, item[action], span, layer=layer)
 
 
 def _rules(weights: Any) -> dict[str, tuple[Any, ...]]:
@@ -593,7 +652,9 @@ def _checked(param: Param, value: Any, rules: Mapping[str, Any], span: Span | No
 
     def refuse(why: str) -> BlueprintError:
         notes = (param.doc,) if param.doc else ()
-        return BlueprintError(Diagnostic("BP201", f"{said} {why}", span, notes=notes))
+        declared = param.span if span and param.span and param.span.source != span.source else None
+        others = (Label(declared, f"`{param.name}` is declared here"),) if declared else ()
+        return BlueprintError(Diagnostic("BP201", f"{said} {why}", span, others=others, notes=notes))
 
     if value is None and (rules.get("nullable") or not param.rules):
         return None
@@ -632,7 +693,8 @@ def _flat(value: Any) -> Iterable[Any]:
 
 def parse_overrides(pairs: Iterable[str]) -> Map:
     """`key=value` words of a command line; values are YAML, so lists and nulls work and a mistake has a place."""
-    result, lines = Map(), []
+    result = Map()
+    lines: list[tuple[str, str]] = []
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key.strip():
@@ -641,14 +703,21 @@ def parse_overrides(pairs: Iterable[str]) -> Map:
                     "BP201", f"`{pair}` is not key=value", help=("write for example `dim=48` or `size=[96,96]`",)
                 )
             )
+        if key.strip() in (k for k, _ in lines):
+            text = f"`{key.strip()}` is given twice"
+            raise BlueprintError(Diagnostic("BP201", text, _word(pair, 0, len(key)), help=("give it once",)))
         lines.append((key.strip(), value))
     for key, value in lines:
-        text = Source("<command line>", f"{key}={value}")
         parsed = source.parse(Source("<command line>", f'"value": {value}'))
         result[key] = parsed["value"]
-        place = Span(text, 1, len(key) + 2, 1, len(key) + 2 + max(1, len(value)))
-        result.key_spans[key], result.value_spans[key] = replace(place, column=1, end_column=len(key) + 1), place
+        word, split = f"{key}={value}", len(key)
+        result.key_spans[key], result.value_spans[key] = _word(word, 0, split), _word(word, split + 1, len(word))
     return result
+
+
+def _word(text: str, start: int, end: int) -> Span:
+    """A part of one word of a command line."""
+    return Span(Source("<command line>", text), 1, start + 1, 1, max(start + 2, end + 1))
 
 
 __all__ = [

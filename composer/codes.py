@@ -265,6 +265,25 @@ _NAMES = (
             head: {use: conv, from: stem}
         """),
     ),
+    Code(
+        "BP110",
+        "two edits on one place",
+        """Of two edits in one list the later one leaves nothing of the earlier, wherever that one applies: it removes
+        or replaces the same parts, or sets the same options. One of them is meant to stand elsewhere. An exception to a
+        glob is no such case, and a blueprint may undo what the one it extends did.""",
+        _extending("""
+            extends: vit
+            edit:
+              - {at: blocks.*.attention, set: {heads: 6}}
+              - {at: blocks.*.attention, set: {heads: 8}}
+        """),
+        _extending("""
+            extends: vit
+            edit:
+              - {at: blocks.*.attention, set: {heads: 6}}
+              - {at: blocks.0.attention, set: {heads: 8}}
+        """),
+    ),
 )
 
 _OPTIONS = (

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from composer import blueprint as stage
 from composer import sizes
 from composer.diagnostics import BlueprintError, Diagnostic
+from composer.flat import flat
 from composer.graph import Graph
 from composer.inference import Program, ProgramInput, infer_all
 from composer.linking import link_all
@@ -78,6 +79,10 @@ class Blueprint(stage.Blueprint):
         if mistakes:
             raise BlueprintError(mistakes)
         return program
+
+    def flat(self) -> str:
+        """The fully resolved blueprint as YAML, every copy written out; it builds the same network."""
+        return flat(self.infer().graph)
 
     def sizes(self, limit: int = 1024) -> dict[str, list[int]]:
         """The valid sizes 1..limit of each axis while the others stay as built for."""

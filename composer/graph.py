@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from composer.block import Block
-from composer.blueprint import Blueprint
+from composer.blueprint import Blueprint, Edit
 from composer.diagnostics import Span
 
 if TYPE_CHECKING:
@@ -114,6 +114,14 @@ class GraphOutput:
 
 
 @dataclass(frozen=True)
+class Changed:
+    """What edits did at an address: where the part stands that they changed, and the edits in order."""
+
+    declared: Span | None
+    edits: tuple[Edit, ...]
+
+
+@dataclass(frozen=True)
 class Graph:
     """A linked blueprint."""
 
@@ -121,3 +129,4 @@ class Graph:
     inputs: tuple[GraphInput, ...]
     members: tuple[Body, ...]
     outputs: tuple[GraphOutput, ...]
+    changes: Mapping[str, Changed] = field(default_factory=dict, compare=False, repr=False)

@@ -21,6 +21,7 @@ from composer.diagnostics import BlueprintError, ComposerError, Diagnostic, Labe
 from composer.dims import Dim, Size, at, product, symbols_of
 from composer.graph import Body, Broken, Call, Given, Graph, GraphInput, Group, Input, Ref, Through
 from composer.layouts import Flatten, Held, Part, ToFirst, ToLast, Unflatten
+from composer.origins import with_origins
 from composer.sizes import Constraint, violations
 from composer.types import AXES, UNKNOWN, Layout, Type, map_, vector
 
@@ -117,6 +118,7 @@ def infer_all(graph: Graph) -> tuple[Program, list[Diagnostic]]:
     program = run.whole()
     mistakes = once(run.mistakes)
     mistakes = [run.with_fixes(m) for m in mistakes[:TRIED]] + mistakes[TRIED:]
+    mistakes = with_origins(mistakes, graph.blueprint, graph.changes)
     if not mistakes:
         mistakes = list(violations(program.constraints, program.built, _size_span(graph)))
     return (program, mistakes) if mistakes else _with_alternatives(program)

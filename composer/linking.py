@@ -15,16 +15,18 @@ from typing import Any
 from pydantic import ValidationError
 
 from composer import blueprint as blueprints
+from composer import reaching
 from composer.addresses import Pattern, is_prefix
 from composer.block import RESERVED, Block, SlotSpec
 from composer.blueprint import Blueprint, Edit, merge_specs, without
-from composer.diagnostics import BlueprintError, Diagnostic, Span, did_you_mean, listing, nearest, once
+from composer.diagnostics import BlueprintError, Diagnostic, Label, Span, did_you_mean, listing, nearest, once
 from composer.edits import as_inline, changed
 from composer.expressions import ExpressionError
 from composer.graph import (
     Body,
     Broken,
     Call,
+    Changed,
     Given,
     Graph,
     GraphInput,
@@ -35,9 +37,10 @@ from composer.graph import (
     Through,
 )
 from composer.names import Closure, Names, evaluate, is_var
+from composer.origins import with_origins
 from composer.registry import Registry, clash
 from composer.scopes import Missing, Scope, circle
-from composer.source import Map, span_of
+from composer.source import NOWHERE, Map, span_of
 
 
 def link(blueprint: Blueprint, registry: Registry) -> Graph:
@@ -50,8 +53,13 @@ def link(blueprint: Blueprint, registry: Registry) -> Graph:
 
 def link_all(blueprint: Blueprint, registry: Registry) -> tuple[Graph, list[Diagnostic]]:
     """The graph as far as it could be linked, and every mistake on the way."""
-    linker = _Linker(registry, blueprint)
-    return linker.whole(blueprint), once(linker.mistakes)
+    while True:
+        linker = _Linker(registry, blueprint)
+        graph = linker.whole(blueprint)
+        fuller = linker.completed(blueprint)
+        if fuller is None:
+            return graph, with_origins(once(linker.mistakes), blueprint, graph.changes)
+        blueprint = fuller
 
 
 @dataclass(frozen=True)
@@ -87,6 +95,10 @@ class _Linker:
         self.edits: list[tuple[str, Edit, Pattern]] = []
         self.hits: Counter[int] = Counter()
         self.redone: set[tuple[int, str]] = set()  # what an edit replaced or removed
+        self.refused: dict[int, list[str]] = {}  # parts that do not have the option of a short edit
+        self.trail: dict[str, list[Edit]] = {}  # address -> the edits that changed it
+        self.declared: dict[str, Span | None] = {}  # address -> where the part stands that they changed
+        self.specs: dict[str, Any] = {}  # address -> what stands there after them
         self.shared: list[tuple[str, str]] = []
         self.depth = 0
 
@@ -129,7 +141,9 @@ class _Linker:
         outputs = tuple(self.outputs(blueprint, names, scope))
         self.unread(blueprint, scope)
         self.missed_edits(0)
-        return Graph(blueprint, inputs, members, outputs)
+        self.mistakes += reaching.undone(self.trail)
+        changes = {a: Changed(self.declared.get(a), tuple(edits)) for a, edits in self.trail.items()}
+        return Graph(blueprint, inputs, members, outputs, changes)
 
     def requirements(self, blueprint: Blueprint) -> None:
         have = {p.distribution for p in self.registry.plugins} | {p.name for p in self.registry.plugins}
@@ -145,16 +159,17 @@ class _Linker:
         """The nodes of a blueprint, its edits applied below `prefix`."""
         for edit in blueprint.edits:
             self.edits += [(prefix, edit, Pattern(prefix + at)) for at in edit.at or ("",)]
-        added = [(k, v) for e in blueprint.edits if e.action == "add" for k, v in e.change.items()]
-        for name in (n for n, _ in added if n in blueprint.graph):
-            text = f"an edit adds `{name}`, which is a node already"
-            self.report(Diagnostic("BP107", text, blueprint.graph.key_spans.get(name)))
-        graph = Map(dict(added) | dict(blueprint.graph))
-        for part in [*(e.change for e in blueprint.edits if e.action == "add"), blueprint.graph]:
-            graph.key_spans.update(getattr(part, "key_spans", {}))
-            graph.value_spans.update(getattr(part, "value_spans", {}))
+        adding = [e.change for e in blueprint.edits if e.action == "add"]
+        graph = Map()
+        for part in (*adding, blueprint.graph):
+            for name in (n for n in part if n in graph):
+                text = f"an edit adds `{name}`, which is a node already"
+                taken = graph.key_spans.get(name)
+                others = (Label(taken, "added here"),) if taken else ()
+                self.report(Diagnostic("BP107", text, getattr(part, "key_spans", {}).get(name), others=others))
+            graph = blueprints.joined(graph, part)
         scope.later = graph
-        return self.members(prefix, graph, names, scope, first, aside={k for k, _ in added})
+        return self.members(prefix, graph, names, scope, first, aside={n for part in adding for n in part})
 
     def closed(self, blueprint: Blueprint, scope: Scope) -> Names:
         """Parameters of a document; one that holds a block becomes a closure over this document."""
@@ -237,15 +252,42 @@ class _Linker:
                 self.report(Diagnostic("BP108", text, span, help=help))
 
     def missed_edits(self, start: int) -> None:
-        """An edit that matches nothing names the nearest addresses."""
+        """An edit that matches nothing says why, and names the nearest addresses."""
         hit = {id(self.edits[k][1]) for k in self.hits}
         for k, (_, edit, pattern) in enumerate(self.edits[start:], start):
             if edit.action != "add" and id(edit) not in hit and not self.broken and not self.overruled(k, pattern):
                 hit.add(id(edit))
-                text = f"this edit matches nothing: no part has the address `{edit.where}`"
-                close = nearest(pattern.text, self.addresses, 3)
-                help = (f"did you mean {listing(f'`{c}`' for c in close)}?",) if close else ()
-                self.report(Diagnostic("BP106", text, edit.span, help=help))
+                self.report(self.missed(k, edit, pattern))
+
+    def forget(self, start: int) -> None:
+        """Numbers of edits from here on will be those of another blueprint."""
+        del self.edits[start:]
+        self.redone = {(k, address) for k, address in self.redone if k < start}
+        for k in [k for k in (*self.hits, *self.refused) if k >= start]:
+            self.hits.pop(k, None)
+            self.refused.pop(k, None)
+
+    def missed(self, number: int, edit: Edit, pattern: Pattern) -> Diagnostic:
+        blocks = self.registry.blocks
+        if number in self.refused:
+            return reaching.refused(edit, self.refused[number], self.specs, blocks)
+        words = pattern.text.split(".")
+        around = [Pattern(".".join(words[:n])) for n in range(1, len(words) + 1)]
+        for k, address in sorted(self.redone):
+            if k < number and any(p.matches(address) for p in around):
+                return reaching.removed(edit, self.edits[k][1], address)
+        return reaching.nothing(edit, self.specs, self.addresses, blocks)
+
+    def completed(self, blueprint: Blueprint) -> Blueprint | None:
+        """The blueprint with the segments that short edits left out; None where there is nothing to complete."""
+        reached = {id(self.edits[k][1]) for k in self.hits}
+        made = {
+            id(e): full
+            for e in blueprint.edits
+            if e.short and e.action == "set" and id(e) not in reached
+            if (full := reaching.completed(e, self.specs, self.registry.blocks)) is not None
+        }
+        return replace(blueprint, edits=tuple(made.get(id(e), e) for e in blueprint.edits)) if made else None
 
     def overruled(self, number: int, pattern: Pattern) -> bool:
         """Whether a later edit put something else where this one would have found its place."""
@@ -267,21 +309,31 @@ class _Linker:
             if empty and pattern.text.endswith("*"):
                 continue
             if edit.action in ("set", "replace", "wrap", "remove") and edit.at and pattern.matches(address):
+                if edit.short and edit.action == "set" and not self.takes(spec, edit):
+                    self.refused.setdefault(k, []).append(address)
+                    continue
                 self.hits[k] += 1
+                self.trail.setdefault(address, []).append(edit)
+                self.declared.setdefault(address, written_at(spec))
                 self.redone |= {(k, address)} if edit.action in ("replace", "remove") else set()
                 spec = changed(spec, edit)
                 if spec is None:
                     return None
+        self.specs[address] = spec
         return spec
 
-    def inserted(self, address: str) -> list[tuple[str, Any, bool]]:
-        found: list[tuple[str, Any, bool]] = []
+    def takes(self, spec: Any, edit: Edit) -> bool:
+        """Whether the part of a short edit has its option."""
+        return reaching.takes(spec, reaching.option_of(edit), self.registry.blocks)
+
+    def inserted(self, address: str) -> list[tuple[str, Any, bool, Span | None]]:
+        found: list[tuple[str, Any, bool, Span | None]] = []
         for k, (_, edit, pattern) in enumerate(self.edits):
             if edit.action == "insert_after" and pattern.matches(address):
                 self.hits[k] += 1
                 for name, spec in edit.change.items():
                     aside = isinstance(spec, dict) and ("from" in spec or "for" in spec)
-                    found.append((name, spec, not aside))
+                    found.append((name, spec, not aside, getattr(edit.change, "key_spans", {}).get(name)))
         return found
 
     # --- graphs ------------------------------------------------------------------------------------------------
@@ -293,11 +345,11 @@ class _Linker:
         names = replace(names, functions={"refs": scope.copies})
         bodies: list[Body] = []
         line = _Line(first, next((n for n, v in scope.names.items() if v is not None and v == first), ""))
-        queue = deque((n, s, "") for n, s in graph.items())
+        queue = deque((n, s, "", graph.key_spans.get(n)) for n, s in graph.items())
         seen: set[str] = set()
         while queue:
-            name, spec, alias = queue.popleft()
-            address, span = prefix + name, graph.key_spans.get(name)
+            name, spec, alias, span = queue.popleft()
+            address = prefix + name
             if name in seen or not self.allowed(name, span):
                 self.report(Diagnostic("BP107", f"two nodes are named `{address}`", span)) if name in seen else None
                 continue
@@ -313,8 +365,8 @@ class _Linker:
                 scope.read.add(name)  # it is read by the name it stands for
             if name not in (aside or ()):
                 line = _Line(Ref(address), name)
-            for n, s, inline in reversed(self.inserted(address)):
-                queue.appendleft((n, s, (alias or name) if inline else ""))
+            for n, s, inline, place in reversed(self.inserted(address)):
+                queue.appendleft((n, s, (alias or name) if inline else "", place))
         return tuple(bodies), line.value
 
     def member(
@@ -391,7 +443,8 @@ class _Linker:
         self, address: str, name: str, spec: Map, names: Names, scope: Scope, previous: Input, span: Span | None
     ) -> Group:
         """`for`: instances over equal lists; each takes the value before it, or what `carry` names."""
-        rows, row_spans = self.rows(spec, names, span)
+        written = self.written(spec, "for", name)
+        rows, row_spans = self.rows(spec, names, span, written)
         base = without(spec, "for", "carry", "from", *(["repeat"] if "for" not in spec else []))
         carried = self.carried(spec, names, scope, previous)
         self.register(address)
@@ -403,16 +456,19 @@ class _Linker:
             own = f"{address}.{i}"
             inner_names = names.plus({**row, "i": i}, row_spans[i])
             inner_scope = scope.with_names(carried)
-            source = without(spec, *(k for k in spec if k != "from")) if "from" in spec else Map({"from": "carry"})
+            own_spec = merge_specs(base, written[i]) if written else base
+            edited = self.edited(own, own_spec) if own_spec is not None else None
+            if edited is None:
+                continue
+            made = self.as_spec(edited, name, span)
+            wiring = made if "from" in made else spec if "from" in spec else Map({"from": "carry"})
+            source = without(wiring, *(k for k in wiring if k != "from"))
             if source.get("from") == "carry" and "carry" not in carried:
                 each = ", ".join(f"{k.removeprefix('carry.')}: {k}" for k in carried)
                 text = f"`carry` names several values, so the loop says where they go: `from: {{{each}}}`"
                 raise BlueprintError(Diagnostic("BP203", text, span_of(spec, "carry")))
-            edited = self.edited(own, base)
-            if edited is None:
-                continue
             self.shared.append((own, f"{address}.0"))
-            body = self.instance(own, self.as_spec(edited, name, span), source, inner_names, inner_scope, None, span)
+            body = self.instance(own, without(made, "from"), source, inner_names, inner_scope, None, span)
             self.shared.pop()
             self.register(own, self.addresses.get(own, False), address)
             bodies.append(body)
@@ -420,10 +476,19 @@ class _Linker:
             carried = self.handed_on(carried, own, body, span_of(spec, "carry"))
         return Group(address, "for", tuple(bodies), result, span)
 
-    def rows(self, spec: Map, names: Names, span: Span | None) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        """The loop variables of each instance, and their places."""
-        if "for" not in spec:
-            count = self.count(spec, names)
+    def written(self, spec: Map, word: str, role: str) -> list[Any] | None:
+        """The copies of a loop where each is written out: `repeat: [{…}, {…}]`; null where there is none."""
+        raw = spec.get(word)
+        if not isinstance(raw, list) or not all(v is None or isinstance(v, (dict, str)) for v in raw):
+            return None
+        return [v if v is None else self.as_spec(v, role, span_of(raw, k)) for k, v in enumerate(raw)]
+
+    def rows(
+        self, spec: Map, names: Names, span: Span | None, written: list[Any] | None
+    ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """The loop variables of each instance, and their places; one that is written out has none."""
+        if "for" not in spec or written is not None:
+            count = self.count(spec, names) if written is None else len(written)
             return [{} for _ in range(count)], [{} for _ in range(count)]
         lists, loop = {}, spec["for"]
         if not isinstance(loop, dict) or not loop:
@@ -509,14 +574,16 @@ class _Linker:
         if "repeat" not in site.spec:
             self.odd_words(site.spec, ("first", "last"), "without `repeat`")
             return self.one(site)
-        count = self.count(site.spec, site.names)
+        written = self.written(site.spec, "repeat", site.address.rpartition(".")[2])
+        count = self.count(site.spec, site.names) if written is None else len(written)
         flow = _flowing(site.ports)
         self.register(site.address)
         self.loops.add(site.address)
         bodies: list[Body] = []
         result = site.ports.get(flow)
         for j in range(count):
-            copy = self.copy(replace(site, ports={**site.ports, flow: result}), j, count)
+            own = {} if written is None else written[j]
+            copy = None if own is None else self.copy(replace(site, ports={**site.ports, flow: result}), j, count, own)
             if copy is None:
                 continue
             bodies.append(self.tied(copy, f"{site.address}.0") if site.tied else self.placed(copy))
@@ -531,18 +598,25 @@ class _Linker:
         self.shared.pop()
         return body
 
-    def copy(self, site: _Site, j: int, count: int) -> _Site | None:
-        """The site of one copy of a `repeat`; None when an edit removes it."""
+    def copy(self, site: _Site, j: int, count: int, written: Mapping[str, Any]) -> _Site | None:
+        """The site of one copy of a `repeat`, with what is `written` of it alone; None when an edit removes it."""
         own, names = f"{site.address}.{j}", site.names.plus({"j": j})
-        edited = self.edited(own, self.override(without(site.spec, "repeat", "first", "last"), site.spec, j, count))
+        spec = self.override(without(site.spec, "repeat", "first", "last"), site.spec, j, count)
+        edited = self.edited(own, merge_specs(spec, written) if written else spec)
         if edited is None:
             return None
         spec, ports = self.as_spec(edited, site.address.rpartition(".")[2], site.span), dict(site.ports)
+        if "use" in written and site.sees:  # of what the slot offers, this copy takes what its block names
+            ports = {p: v for p, v in ports.items() if p == _flowing(ports) or self.has_port(written["use"], p)}
         if "from" in spec:
             ports |= self.ports(spec["from"], names, site.sees or site.scope, span_of(spec, "from"))
         return replace(
             site, address=own, spec=without(spec, "from"), names=names, ports=ports, slot="", sees=None, tied=False
         )
+
+    def has_port(self, use: Any, port: str) -> bool:
+        block = self.registry.blocks.get(use) if isinstance(use, str) else None
+        return block is None or block.open_ports or port in (*block.required, *block.optional)
 
     def override(self, base: Map, spec: Map, j: int, count: int) -> Map:
         if j == 0 and spec.get("first"):
@@ -791,11 +865,11 @@ class _Linker:
         result = {n: self.output(n, s, names, own, span).value for n, s in inner.outputs.items()}
         self.unread(inner, own)
         self.missed_edits(start)
-        del self.edits[start:]
+        self.forget(start)
         for name in result:
             self.register(f"{address}.{name}", of=address)
         self.register(address, False)
-        options = {k: v for k, v in site.spec.items() if k not in RESERVED}
+        options = {k: inner.values.get(k, v) for k, v in site.spec.items() if k not in RESERVED}
         checks = tuple((given[i.name], i, span) for i in self.inputs(inner) if isinstance(given.get(i.name), Ref))
         single = next(iter(result.values())) if len(result) == 1 else result
         return Group(address, "graph", members, single, span, use, options, site.slot, checks)  # type: ignore[arg-type]
@@ -826,7 +900,7 @@ class _Linker:
             given.key_spans[key] = spec.key_spans.get(key)  # type: ignore[assignment]
             given.value_spans[key] = place  # type: ignore[assignment]
         near = self.blueprint.files[0].parent if self.blueprint.files else None
-        return blueprints.load(use, given, self.library, near)
+        return blueprints.load(use, given, self.library, near, addresses=False)
 
     # --- references --------------------------------------------------------------------------------------------
 
@@ -871,6 +945,11 @@ class _Linker:
             raise BlueprintError(self.no_value(name[:-2], scope, span))
         return tuple(Ref(r.name, span) for c in copies if isinstance(r := scope.find(c), Ref))
 
+    def remover(self, name: str) -> Edit | None:
+        """The edit that removes a node of this name."""
+        found = (self.edits[k][1] for k, a in sorted(self.redone) if a == name or a.endswith(f".{name}"))
+        return next((e for e in found if e.action == "remove"), None)
+
     def no_value(self, name: str, scope: Scope, span: Span | None) -> Diagnostic:
         few = islice(scope.visible(), 400 if len(self.mistakes) < 20 else 0)  # each of 10,000 would take minutes
         names = list(dict.fromkeys(n for n, _ in few))
@@ -881,6 +960,12 @@ class _Linker:
             text = f"`{name}` is defined below" + (f" (line {place.line})" if place else "")
             if around:
                 return Diagnostic("BP109", f"the graph goes in a circle: {' -> '.join(around)}", span)
+            if by := self.remover(head):
+                others = (Label(by.span, "removed here"),) if by.span else ()
+                advice = "let an edit `set` another `from` there, or keep it"
+                return Diagnostic(
+                    "BP104", f"an edit removes `{head}`, which is read here", span, "", others, (), (advice,)
+                )
             return Diagnostic("BP104", text, span, help=("nodes are computed in order: move it above this one",))
         outward = f".{name}" if scope.outer and scope.outer.find_outward(name) is not Missing else ""
         inner = [n for n in names if n.startswith(f"{head}.")]
@@ -892,6 +977,12 @@ class _Linker:
         scope.read |= {n.split(".")[0] for n in nearest(name, names)}
         notes = (f"values in sight: {listing(names)}",) if names else ()
         return Diagnostic("BP104", text, span, notes=notes, help=help)
+
+
+def written_at(spec: Any) -> Span | None:
+    """Where a spec stands in a file; None for what was made."""
+    span: Span | None = getattr(spec, "span", None)
+    return span if span is not NOWHERE else None
 
 
 def _flowing(ports: Mapping[str, Input]) -> str:

@@ -379,18 +379,19 @@ def _words() -> Schema:
     """The reserved words of a node, with their documentation."""
     reference = _ref("reference")
     flag, overlay = _value({"type": "boolean"}), _either(_ref("fragment"), {"type": "null"})
+    copies = {"type": "array", "items": _either(_ref("fragment"), _ref("use"), {"type": "null"})}
     words: Schema = {
         "use": _described("The block, blueprint (`vit`), preset (`vit:large`) or file that the node is.", _ref("use")),
         "graph": {"description": "An inline graph in place of a block.", "type": "object"},
         "outputs": _object("Several outputs of an inline graph, by name.", reference),
         "from": _ref("from"),
         "repeat": _described(
-            "That many copies in a row, each with its own weights; `j` is the copy's number.",
-            _value({"type": "integer", "minimum": 0, "maximum": 10000}),
+            "That many copies in a row, each with its own weights; `j` is the copy's number. Or each copy written out.",
+            _either(_value({"type": "integer", "minimum": 0, "maximum": 10000}), copies),
         ),
-        "for": _object(
-            "One instance per item of equally long lists, `name.0 … name.n-1`; `i` is the number.",
-            _value({"type": "array"}), minProperties=1,
+        "for": _described(
+            "One instance per item of equally long lists, `name.0 … name.n-1`; `i` is the number. Or each written out.",
+            _either({"type": "object", "additionalProperties": _value({"type": "array"}), "minProperties": 1}, copies),
         ),
         "carry": _described(
             "What flows from one instance of a loop to the next: its start value, or several by name.",

@@ -18,9 +18,9 @@ PLUGIN = CORE.parent / "plugins" / "composer_blocks"
 PASSES = sorted(f"passes.{p.stem}" for p in (CORE / "passes").glob("*.py") if p.stem != "__init__")
 WALK = [
     *"diagnostics dims types expressions source names addresses notation block hookspecs registry sizes layouts".split(),
-    *"blueprint graph scopes edits linking inference strides".split(),
+    *"blueprint graph scopes edits reaching origins linking inference strides".split(),
     *PASSES,
-    *"passes keymap init module weights exporters compose".split(),
+    *"passes writing flat keymap init module weights exporters compose".split(),
 ]
 """Each may import those before it."""
 FREE = {"__init__", "cli"}

@@ -41,7 +41,7 @@ def test_parameters_are_computed_from_each_other(tmp_path: Path) -> None:
         ({"width": "x"}, "BP201 - the parameter `width` = 'x' must be int"),
         ({"widht": 3}, "BP105 - there is no parameter `widht`; did you mean `width`?"),
         ({"width": True}, "BP201 - the parameter `width` = True must be int"),
-        ({"y.out.x": 1}, "BP106 - this edit matches nothing: no part has the address `y.out`"),
+        ({"y.out.x": 1}, "BP106 - this edit matches nothing: no part has the address `y.out.x`"),
     ],
 )
 def test_values_are_checked(tmp_path: Path, given: dict[str, Any], message: str) -> None:

@@ -69,7 +69,9 @@ def show(
     blueprint: common.Name,
     overrides: common.Overrides = None,
     svg: Annotated[Path | None, typer.Option(help="Write a picture instead.")] = None,
-    full: Annotated[bool, typer.Option("--full", help="Every copy and every slot.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Open every level.")] = False,
+    expand: Annotated[bool, typer.Option("--expand", help="Every copy on rows of its own.")] = False,
+    flat: Annotated[bool, typer.Option("--flat", help="The blueprint in full: parameters, edits, copies.")] = False,
     depth: Annotated[int | None, typer.Option(help="How many levels to open.")] = None,
     plugin: common.Plugins = None,
     json: common.Json = False,
@@ -79,10 +81,13 @@ def show(
     from composer.describe import describe
 
     loaded = common.load(blueprint, overrides, plugin)
+    if flat:
+        return print(loaded.flat(), end="")
     program = loaded.check()
     description = describe(program, loaded.build(device="meta"))
     if json:
         return common.print_json(description)
+    description = dict(drawing.expanded(description)) if expand else description
     if svg is not None:
         from composer.files import write_text
 
@@ -90,4 +95,4 @@ def show(
         return print(f"wrote {svg}")
     from rich.console import Console
 
-    Console().print(drawing.tree(description, depth=depth, full=full))
+    Console().print(drawing.tree(description, depth=depth, full=full or expand))

@@ -13,4 +13,5 @@ rows where these are free, so no line runs through a box.
 
 from composer.drawing.figure import svg as svg
 from composer.drawing.tree import tree as tree
+from composer.drawing.words import expanded as expanded
 from composer.drawing.words import human as human

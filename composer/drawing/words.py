@@ -20,6 +20,12 @@ def human(count: int) -> str:
     return str(count)
 
 
+def expanded(node: Node) -> Node:
+    """A node, or a whole description, with each copy of a `repeat` drawn by itself: as the instances of a `for` are."""
+    inner = {k: [expanded(n) for n in node[k]] for k in ("nodes", "children") if k in node}
+    return {**node, **inner, **({"kind": "for"} if node.get("kind") == "repeat" else {})}
+
+
 def sources_of(node: Node) -> list[tuple[str, str]]:
     """What a node reads, as (port, address); bare addresses have the port ''."""
     given = node.get("from") or []
