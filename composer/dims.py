@@ -194,6 +194,33 @@ def at(size: Size, env: Mapping[str, Any]) -> Any:
     return size.at(env) if isinstance(size, Dim) else size
 
 
+def bounds(size: Size, box: Mapping[str, tuple[int, int]]) -> tuple[int, int]:
+    """Between what a size lies where each symbol lies within its pair of numbers: sound, not always tight."""
+    if isinstance(size, int):
+        return size, size
+    low = high = size.constant
+    for monomial, coefficient in size.terms:
+        ends = reduce(_times, (_atom_bounds(atom, box) for atom in monomial), (coefficient, coefficient))
+        low, high = low + ends[0], high + ends[1]
+    return low, high
+
+
+def _atom_bounds(atom: Atom, box: Mapping[str, tuple[int, int]]) -> tuple[int, int]:
+    if isinstance(atom, Symbol):
+        return box[atom.name]
+    if isinstance(atom, Floor):
+        low, high = bounds(atom.inner, box)
+        return low // atom.by, high // atom.by
+    choose = max if atom.largest else min
+    ends = [bounds(item, box) for item in atom.items]
+    return choose(low for low, _ in ends), choose(high for _, high in ends)
+
+
+def _times(a: tuple[int, int], b: tuple[int, int]) -> tuple[int, int]:
+    corners = [x * y for x in a for y in b]
+    return min(corners), max(corners)
+
+
 def ceil_div(size: Size, by: int) -> Size:
     """size / by, rounded up."""
     return (size + (by - 1)) // by

@@ -7,14 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from heapq import heappop, heappush
 from itertools import pairwise
 from typing import Any
 
 from composer.diagnostics import Diagnostic, Span
-from composer.dims import Size, at, symbols_of
+from composer.dims import Size, at, bounds, symbols_of
 
 LIMIT = 2048
 """Sizes are looked for up to here."""
+
+Box = tuple[tuple[int, int], ...]
+"""The first and the last choice of each axis, by position."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,15 @@ class Constraint:
         if self.kind == "equal":
             return value == 0
         return value % self.number == 0 if self.kind == "multiple" else value >= self.number
+
+    def may_hold(self, box: Mapping[str, tuple[int, int]]) -> bool:
+        """Whether it could hold somewhere in a box (first and last size of each axis): false only where it cannot."""
+        low, high = bounds(self.size, box)
+        if self.kind == "equal":
+            return low <= 0 <= high
+        if self.kind == "multiple":
+            return low < high or low % self.number == 0
+        return high >= self.number
 
     def __str__(self) -> str:
         if self.kind == "equal":
@@ -93,6 +106,84 @@ def nearest(constraints: Iterable[Constraint], axis: str, env: Mapping[str, int]
     below = [n for n in sizes if n <= env[axis]][-1:]
     above = [n for n in sizes if n >= env[axis]][:1]
     return list(dict.fromkeys(below + above))
+
+
+def nearest_valid(
+    constraints: Iterable[Constraint], env: Mapping[str, int], up: bool | None = True
+) -> dict[str, int] | None:
+    """The valid size of all axes nearest to `env` (the smallest sum of changes; of several the least elongated).
+
+    `up` asks that no axis become smaller (what padding can do), `up=False` that none become larger (cropping), None
+    for either. None comes back where there is no such size within `LIMIT` of `env`.
+    """
+    known = [c for c in constraints if c.symbols and c.symbols <= set(env)]
+    found: dict[str, int] = {}
+    for axes in coupled(known, env):
+        here = _nearest_of(axes, [c for c in known if c.symbols & set(axes)], env, up)
+        if here is None:
+            return None
+        found |= here
+    return {axis: found[axis] for axis in env}
+
+
+def coupled(constraints: Iterable[Constraint], env: Iterable[str]) -> list[tuple[str, ...]]:
+    """The axes in groups: two stand together where a constraint, or a chain of them, names both."""
+    groups = [{axis} for axis in env]
+    for constraint in constraints:
+        touched = [g for g in groups if g & constraint.symbols]
+        groups = [*(g for g in groups if g not in touched), *([set().union(*touched)] if touched else [])]
+    order = list(env)
+    return sorted((tuple(sorted(g, key=order.index)) for g in groups), key=lambda g: order.index(g[0]))
+
+
+def _nearest_of(
+    axes: Sequence[str], constraints: Sequence[Constraint], env: Mapping[str, int], up: bool | None
+) -> dict[str, int] | None:
+    """The nearest valid sizes of axes that belong together, looked for in a growing neighbourhood."""
+    single = {a: [c for c in constraints if c.symbols == {a}] for a in axes}
+    joint = [c for c in constraints if len(c.symbols) > 1]
+    reach = 32
+    while True:
+        around = {a: range(*_span(env[a], reach, up)) for a in axes}
+        choices = {a: [n for n in around[a] if all(c.holds({a: n}) for c in single[a])] for a in axes}
+        found = _cheapest(choices, joint, env) if all(choices.values()) else None
+        if found is not None and sum(abs(found[a] - env[a]) for a in axes) <= reach:
+            return found
+        if reach >= LIMIT:
+            return found
+        reach *= 4
+
+
+def _span(n: int, reach: int, up: bool | None) -> tuple[int, int]:
+    """The first size to look at and the one after the last."""
+    return n if up else max(1, n - reach), n + 1 if up is False else n + reach + 1
+
+
+def _cheapest(
+    choices: Mapping[str, Sequence[int]], constraints: Sequence[Constraint], env: Mapping[str, int]
+) -> dict[str, int] | None:
+    """The choice of one size per axis that holds and changes least: boxes of choices are split, the best first, and
+    those in which a constraint cannot hold are left out."""
+    axes = list(choices)
+
+    def entry(box: Box) -> tuple[int, int, Box]:
+        ends = [(choices[a][i], choices[a][j], env[a]) for a, (i, j) in zip(axes, box, strict=True)]
+        return sum(max(low - n, n - high, 0) for low, high, n in ends), max(low for low, _, _ in ends), box
+
+    heap = [entry(tuple((0, len(choices[a]) - 1) for a in axes))]
+    while heap:
+        box = heappop(heap)[-1]
+        sizes = {a: (choices[a][i], choices[a][j]) for a, (i, j) in zip(axes, box, strict=True)}
+        if not all(c.may_hold(sizes) for c in constraints):
+            continue
+        widest = max(range(len(box)), key=lambda k: box[k][1] - box[k][0])
+        first, last = box[widest]
+        if first == last:
+            return {a: low for a, (low, _) in sizes.items()}
+        middle = (first + last) // 2
+        for half in ((first, middle), (middle + 1, last)):
+            heappush(heap, entry((*box[:widest], half, *box[widest + 1 :])))
+    return None
 
 
 def _together(constraints: Sequence[Constraint], env: Mapping[str, int], axes: list[str]) -> int | None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from composer.dims import Dim, at, ceil_div, maximum, minimum, product, symbols_of
-from composer.sizes import Constraint, describe, nearest, summary, valid, violations
+from composer.sizes import Constraint, describe, nearest, nearest_valid, summary, valid, violations
 
 H, W = Dim.symbol("H"), Dim.symbol("W")
 LEAVES = st.one_of(st.integers(-6, 12).map(lambda n: lambda h, w: n), st.sampled_from([lambda h, w: h, lambda h, w: w]))
@@ -142,3 +142,38 @@ def test_a_size_of_two_axes_is_mended_together() -> None:
 def test_nothing_is_said_of_a_valid_size_or_an_unknown_axis() -> None:
     assert list(violations([constraint("multiple", H, 2)], {"H": 4}, None)) == []
     assert list(violations([constraint("multiple", H, 2)], {"W": 3}, None)) == []
+
+
+# ---- the nearest valid size of all axes ----------------------------------------------------------------------------
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(KINDS, max_size=3), st.integers(1, 14), st.integers(1, 14), st.sampled_from([True, False, None]))
+def test_the_nearest_valid_size_is_that_of_brute_force(wanted: Any, h: int, w: int, up: bool | None) -> None:
+    made = [constraint(k, e(H, W), n) for k, e, n in wanted if symbols_of(e(H, W))]
+    kept = [(k, e, n) for k, e, n in wanted if symbols_of(e(H, W))]
+    inside = {True: lambda new, old: new >= old, False: lambda new, old: new <= old, None: lambda new, old: True}[up]
+    brute = [
+        (abs(a - h) + abs(b - w), max(a, b))
+        for a in range(1, 46)
+        for b in range(1, 46)
+        if inside(a, h) and inside(b, w) and all(holds(k, e(a, b), n) for k, e, n in kept)
+    ]
+    found = nearest_valid(made, {"H": h, "W": w}, up)
+    assert found is None or all(c.holds(found) for c in made)
+    assert found is None or (inside(found["H"], h) and inside(found["W"], w))
+    if brute and min(brute)[0] <= 30:  # nothing outside the square is nearer
+        assert found is not None
+        assert (abs(found["H"] - h) + abs(found["W"] - w), max(found.values())) == min(brute)
+
+
+def test_axes_that_belong_together_are_made_valid_together() -> None:
+    rows = [constraint("multiple", H, 16), constraint("multiple", W, 16)]
+    rows.append(constraint("equal", (H // 16) * (W // 16) - 196, 0))
+    assert nearest_valid(rows, {"H": 220, "W": 200}) == {"H": 224, "W": 224}
+    assert nearest_valid(rows, {"H": 240, "W": 240}) is None, "225 patches and more are too many"
+    assert nearest_valid(rows, {"H": 240, "W": 240}, up=False) == {"H": 224, "W": 224}
+    assert nearest_valid(rows, {"H": 120, "W": 400}, up=None) == {"H": 112, "W": 448}
+    assert nearest_valid([], {"D": 5, "H": 7}) == {"D": 5, "H": 7}
+    deep = [constraint("multiple", H, 16), constraint("least", (H // 16) * (W // 16), 2)]
+    assert nearest_valid(deep, {"D": 3, "H": 5, "W": 17}) == {"D": 3, "H": 16, "W": 32}
