@@ -44,12 +44,14 @@ def test_an_option(tmp_path: Path) -> None:
     assert "stem" in found.text()
     assert "conv  stride (none) -> 2" in found.text()
     assert "(B, 4, H, W) -> (B, 4, H/2, W/2)" in found.text()
-    assert found.summary().startswith("2 places changed by 1 edit; outputs y (B, 4, H, W) -> (B, 4, H/2, W/2); sizes any -> ")
+    assert found.summary().startswith(
+        "2 places changed by 1 edit; outputs y (B, 4, H, W) -> (B, 4, H/2, W/2); sizes any -> "
+    )
 
 
 def test_what_follows_is_said_once(tmp_path: Path) -> None:
     found = compared(tmp_path, "{at: stem, set: {stride: 2}}")
-    assert seen(found) == [("stem", "changed"), ("level.*", "follows"), ("y", "follows")]
+    assert seen(found) == [("stem", "changed"), ("level", "follows"), ("y", "follows")]
     assert found.summary().startswith("1 place changed by 1 edit")
 
 
@@ -72,7 +74,7 @@ def test_another_block_stands_for_all_below_it(tmp_path: Path) -> None:
 def test_copies_that_change_alike_are_one_line(tmp_path: Path, edits: str, address: str) -> None:
     found = compared(tmp_path, edits)
     assert seen(found) == [(address, "changed")]
-    assert len(found.changes[0].addresses) == found.changes[0].to_json()["after"].__len__()
+    assert len(found.changes[0].addresses) == len(found.changes[0].to_json()["after"])
 
 
 def test_the_values_of_copies_are_told_together(tmp_path: Path) -> None:
@@ -82,7 +84,7 @@ def test_the_values_of_copies_are_told_together(tmp_path: Path) -> None:
 
 def test_copies_that_came(tmp_path: Path) -> None:
     found = compared(tmp_path, nodes=NODES.replace("repeat: 3", "repeat: 6"))
-    assert seen(found) == [("level.*.b.3–5", "added"), ("y", "changed")][:1]
+    assert seen(found) == [("level.*.b.3–5", "added")]
     assert compared(tmp_path, "{at: level.1.b.2, remove: true}").changes[0].address == "level.1.b.2"
 
 
@@ -94,19 +96,21 @@ def test_nodes_that_came_and_went(tmp_path: Path) -> None:
 
 
 def test_another_wire_is_a_change(tmp_path: Path) -> None:
-    rewired = NODES.replace("y: {use: conv,", "y: {use: conv, from: [stem],")
-    found = compared(tmp_path, nodes=rewired.replace("level:", "level:").replace("from: [stem]", "from: level.0"))
+    found = compared(tmp_path, nodes=NODES.replace("y: {use: conv,", "y: {use: conv, from: level.0,"))
     assert seen(found) == [("y", "changed")]
-    assert "from x level.1 -> level.0" in found.text().replace("from x level ->", "from x level.1 ->")
+    assert "conv  from x level -> level.0" in found.text()
 
 
 def test_an_order_of_nodes(tmp_path: Path) -> None:
     found = compared(tmp_path, "{at: level, replace: act.relu}, {at: stem, insert_after: {extra: act.relu}}")
-    assert [a for a, _ in seen(found)][:2] == ["extra", "level"]
+    assert [a for a, _ in seen(found)][:2] == ["extra", "level.*"]
 
 
 def test_parameters_of_the_blueprint(tmp_path: Path) -> None:
-    before = load(tmp_path, "params: {w: 4, n: {type: block, default: relu}}\ninputs: {image: B 4 H W}\ngraph: {y: {use: conv, out: $w, act: $n}}\noutputs: {y: y}\n")
+    before = load(
+        tmp_path,
+        "params: {w: 4, n: {type: block, default: relu}}\ninputs: {image: B 4 H W}\ngraph: {y: {use: conv, out: $w, act: $n}}\noutputs: {y: y}\n",
+    )
     after = composer.load(before.path, before.registry, w=6)
     found = difference(Network(before.infer()), Network(after.infer()))
     assert found.params == {"w": (4, 6)}
@@ -116,7 +120,9 @@ def test_parameters_of_the_blueprint(tmp_path: Path) -> None:
 def test_figures_are_summed_over_copies(tmp_path: Path) -> None:
     one, two = graph(tmp_path, NODES).infer(), graph(tmp_path, NODES, **{"stem.out": 6}).infer()
     counts = {"stem.weight": 100, "level.0.a.weight": 10, "level.1.a.weight": 10, "y.weight": 1}
-    found = difference(Network(one, counts, {"stem": 5000}), Network(two, {**counts, "stem.weight": 150}, {"stem": 7000}))
+    found = difference(
+        Network(one, counts, {"stem": 5000}), Network(two, {**counts, "stem.weight": 150}, {"stem": 7000})
+    )
     stem = next(c for c in found.changes if c.address == "stem")
     assert (stem.total("parameters"), stem.total("flops")) == ((100, 150), (5000, 7000))
     assert found.totals("parameters") == (121, 171)
@@ -144,7 +150,9 @@ def test_the_hybrid(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     own = {line.split()[0]: line.split(maxsplit=1)[1] for line in lines if " -> " in line and line[:1].strip()}
     assert own["decoder.0.fuse.join"] == "fuse.concat -> fuse.cross_attention(width 384)"
     assert own["encoder.0.blocks.*.memory"] == "(none) -> memory.global_tokens(count 10, rows 202500)"
-    assert lines[-1].startswith("5 places changed by 2 edits; output types unchanged; sizes unchanged (H, W: multiples of 224)")
+    assert lines[-1].startswith(
+        "5 places changed by 2 edits; output types unchanged; sizes unchanged (H, W: multiples of 224)"
+    )
     assert "parameters 27.2 M -> 58.3 M" in lines[-1]
 
 
@@ -162,7 +170,7 @@ def test_json_has_everything(capsys: pytest.CaptureFixture[str]) -> None:
 def test_overrides_of_the_second(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["diff", "unet", "up.*.fuse=fuse.add", "widths=[8, 16]"]) == 0
     first = capsys.readouterr().out
-    assert "fuse.concat -> fuse.add" in first
+    assert "-> fuse.add" in first
     assert run(["diff", "unet", "unet", "up.*.fuse=fuse.add", "widths=[8, 16]"]) == 0
     assert capsys.readouterr().out == first
 

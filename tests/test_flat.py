@@ -41,7 +41,15 @@ def facts(program: Program) -> Any:
     ports = [(i.name, i.id, i.type, i.optional, i.axes) for i in program.inputs]
     limits = [(c.kind, c.size, c.number, c.why) for c in program.constraints]
     others = [facts(p) for p in program.alternatives.values()]
-    return [replace(s, span=None) for s in program.steps], program.values, ports, program.outputs, program.built, limits, others
+    return (
+        [replace(s, span=None) for s in program.steps],
+        program.values,
+        ports,
+        program.outputs,
+        program.built,
+        limits,
+        others,
+    )
 
 
 def same(blueprint: composer.Blueprint, folder: Path) -> composer.Blueprint:
@@ -80,7 +88,9 @@ def test_the_same_weights_give_the_same_numbers(name: str, tmp_path: Path) -> No
         networks.append(each.build().eval())
     first, second = networks
     assert list(first.state_dict()) == list(second.state_dict())
-    assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    )
     program = blueprint.infer()
     types: list[Any] = [i.type.at(program.built) for i in program.inputs if not i.optional]
     inputs = [torch.rand(2, t.channels, *t.grid) for t in types]

@@ -26,7 +26,7 @@ def test_shipped_blueprints_have_the_form(name: str, path: Path) -> None:
     assert formatted(text, name) == text
 
 
-MESSY = '''
+MESSY = """
 
 # head
 blueprint:    1   # version
@@ -88,9 +88,9 @@ graph:
 outputs: {}   \t
 
 
-'''
+"""
 
-CLEAN = '''# head
+CLEAN = """# head
 blueprint: 1      # version
 name: "x"
 summary: >
@@ -146,7 +146,7 @@ graph:
 # between
 # left
 outputs: {}
-'''
+"""
 
 
 def test_the_form() -> None:
@@ -174,7 +174,7 @@ def test_any_indentation_comes_to_the_same(name: str, path: Path) -> None:
     """Twice the indentation, more spaces in brackets, trailing spaces, more empty lines."""
     text = path.read_text()
     wide = re.sub(r"^ +", lambda m: 2 * m[0], text, flags=re.MULTILINE)
-    wide = re.sub(r"(?m)^(\s*)-( )(?=\S)", r"\1-   ", wide) if "\n    -" in text else wide
+    wide = re.sub(r"(?m)^( *)- (?=\S)", r"\1-   ", wide)
     changed = "\n\n" + re.sub(r"(?m)$", "  ", wide)
     assert formatted(changed, name) == text
 
