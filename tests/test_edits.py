@@ -241,11 +241,22 @@ def test_a_mistake_in_an_inherited_file_shows_who_extends_it(tmp_path: Path) -> 
     text = rendered(tmp_path, "extends: base\nparams: {heads: 4}\n")
     assert "6 channels do not split into 4 heads" in text
     assert f"--> {tmp_path / 'base.yaml'}:7:48" in text
-    assert f"::: {tmp_path / 'toy.yaml'}:3:10" in text
+    assert f"::: {tmp_path / 'toy.yaml'}:4:17" in text
+
+
+def test_a_value_is_shown_where_it_was_given(tmp_path: Path) -> None:
+    base = BASE.replace("y: {use", "y: {for: {h: ['${heads}']}, use").replace("heads: $heads", "heads: $h")
+    text = rendered(tmp_path, "extends: base\nparams: {heads: 4}\n", base)
+    assert f"::: {tmp_path / 'toy.yaml'}:4:17" in text
+    assert "`heads` is given here" in text
+    with pytest.raises(composer.BlueprintError) as caught:
+        composer.Blueprint.load("swin_unet", overrides=parse_overrides(["heads=[3,5,12,24]"])).infer()
+    assert "::: <command line>:1:7\n" in str(caught.value)
 
 
 def test_every_file_of_a_chain_is_shown(tmp_path: Path) -> None:
-    text = rendered(tmp_path, "extends: middle\nparams: {heads: 4}\n", middle="extends: base\n")
+    wide = BASE.replace("params: {heads: 2}", "params: {heads: 4}")
+    text = rendered(tmp_path, "extends: middle\n", wide, middle="extends: base\n")
     places = [line.split()[1] for line in text.splitlines() if line.lstrip().startswith((":::", "-->"))]
     assert [p.rpartition("/")[2] for p in places] == ["base.yaml:7:48", "toy.yaml:3:10", "middle.yaml:3:10"]
 
