@@ -214,7 +214,8 @@ _NAMES = (
         "an edit matches nothing",
         """An edit whose address no part has would be without effect, and nobody would notice, so it is an error. In an
         address `*` is one segment and `**` several: the copies of `blocks` are `blocks.*`, their parts
-        `blocks.*.attention`. The message names the nearest addresses; `composer show NAME` prints all of them.""",
+        `blocks.*.attention`. On a command line names may be left out in between: `encoder.0.attention.window=4`. The
+        message names the nearest addresses; `composer show NAME` prints all of them.""",
         _extending("""
             extends: vit
             edit:

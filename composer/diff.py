@@ -206,8 +206,10 @@ def _compared(a: Node, b: Node, both: set[str]) -> Iterator[Change]:
         yield Change(address, "changed", (a,), (b,))
     if own or any(c.kind != "follows" for c in inner):
         yield from inner
-    elif inner or any(a[key] != b[key] for key in ("from", "type", *FIGURES)):
+    elif a["from"] != b["from"] or any(a[key] != b[key] for key in ("type", *FIGURES)):
         yield Change(address, "follows", (a,), (b,))
+    else:
+        yield from inner
 
 
 def _rewired(a: Node, b: Node, both: set[str]) -> bool:

@@ -24,7 +24,8 @@ def changed(spec: Any, edit: Edit) -> Any:
     wiring = [k for k in ("from", "for", "carry") if k not in _keys(edit)]
     kept = {k: spec[k] for k in wiring if isinstance(spec, dict) and k in spec}
     change = Map(edit.change) if type(edit.change) is dict else edit.change
-    change = change if isinstance(change, Map) else Map({"use": change})
+    if not isinstance(change, Map):
+        change = Map({"use": change}, value_spans={"use": edit.span} if edit.span else {})
     return blueprints.joined(Map(kept), change) if kept else change
 
 

@@ -139,7 +139,7 @@ class _Layout:
         self.put(token, start)
         if isinstance(token, _OPENING):
             hanging = "\n" in self.text[token.end_mark.index : self.next_mark(token.end_mark.index)]
-            margin = len(self.line) - len(self.line.lstrip())
+            margin = len(self.line) - len(self.line.lstrip(" -"))
             self.flows.append(_Flow(margin + STEP, margin) if hanging else _Flow(place + 1, place))
         self.end = token.end_mark.index
         self.last, self.key = token, False

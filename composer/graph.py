@@ -130,3 +130,5 @@ class Graph:
     members: tuple[Body, ...]
     outputs: tuple[GraphOutput, ...]
     changes: Mapping[str, Changed] = field(default_factory=dict, compare=False, repr=False)
+    specs: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    """What is written at each address, after all edits."""

@@ -118,7 +118,7 @@ def infer_all(graph: Graph) -> tuple[Program, list[Diagnostic]]:
     program = run.whole()
     mistakes = once(run.mistakes)
     mistakes = [run.with_fixes(m) for m in mistakes[:TRIED]] + mistakes[TRIED:]
-    mistakes = with_origins(mistakes, graph.blueprint, graph.changes)
+    mistakes = with_origins(mistakes, graph)
     if not mistakes:
         mistakes = list(violations(program.constraints, program.built, _size_span(graph)))
     return (program, mistakes) if mistakes else _with_alternatives(program)

@@ -58,7 +58,7 @@ def link_all(blueprint: Blueprint, registry: Registry) -> tuple[Graph, list[Diag
         graph = linker.whole(blueprint)
         fuller = linker.completed(blueprint)
         if fuller is None:
-            return graph, with_origins(once(linker.mistakes), blueprint, graph.changes)
+            return graph, with_origins(once(linker.mistakes), graph)
         blueprint = fuller
 
 
@@ -143,7 +143,7 @@ class _Linker:
         self.missed_edits(0)
         self.mistakes += reaching.undone(self.trail)
         changes = {a: Changed(self.declared.get(a), tuple(edits)) for a, edits in self.trail.items()}
-        return Graph(blueprint, inputs, members, outputs, changes)
+        return Graph(blueprint, inputs, members, outputs, changes, self.specs)
 
     def requirements(self, blueprint: Blueprint) -> None:
         have = {p.distribution for p in self.registry.plugins} | {p.name for p in self.registry.plugins}

@@ -1,7 +1,8 @@
 """Both places of a mistake: where a part was declared, and the file or the edit through which it came here.
 
 A blueprint that extends another is two texts. A mistake in the inherited one shows who inherits it, a mistake in what
-an edit sets shows the part that it changes, and a mistake in a part that an edit changed shows the edit.
+an edit sets shows the part that it changes, and a mistake in a part that an edit changed shows the edit. Values that
+came from elsewhere, from a command line too, are shown where they were given.
 """
 
 from __future__ import annotations
@@ -9,19 +10,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
+from composer import expressions
 from composer.blueprint import Blueprint
 from composer.diagnostics import Diagnostic, Label, Span
-from composer.graph import Changed
-
-Changes = Mapping[str, Changed]
+from composer.graph import Changed, Graph
 
 
-def with_origins(mistakes: Iterable[Diagnostic], blueprint: Blueprint, changes: Changes) -> list[Diagnostic]:
+def with_origins(mistakes: Iterable[Diagnostic], graph: Graph) -> list[Diagnostic]:
     """The mistakes, each with the second place that takes part in it, if there is one."""
     return [
-        replace(m, others=(*m.others, *_others(m, m.span, blueprint, changes)))
-        if m.span and m.code not in _OF_EDITS
-        else m
+        replace(m, others=(*m.others, *_others(m, m.span, graph))) if m.span and m.code not in _OF_EDITS else m
         for m in mistakes
     ]
 
@@ -30,9 +28,9 @@ _OF_EDITS = ("BP106", "BP110")
 """Mistakes of edits themselves, which show their places already."""
 
 
-def _others(mistake: Diagnostic, span: Span, blueprint: Blueprint, changes: Changes) -> Iterator[Label]:
+def _others(mistake: Diagnostic, span: Span, graph: Graph) -> Iterator[Label]:
     shown = {span.source.name, *(label.span.source.name for label in mistake.others)}
-    address, changed = _changed(mistake, span, changes)
+    address, changed = _changed(mistake, span, graph.changes)
     place = changed.declared if changed else None
     if changed and place and place.source != span.source and any(_holds(e.span, span) for e in changed.edits):
         if all(e.action == "set" for e in changed.edits if _holds(e.span, span)) and place.source.name not in shown:
@@ -43,7 +41,28 @@ def _others(mistake: Diagnostic, span: Span, blueprint: Blueprint, changes: Chan
         if edit.span.source.name not in shown:
             yield Label(edit.span, f"changes `{address}`")
         return
-    yield from _extended(span, shown, blueprint)
+    given = list(_given(mistake, span, graph))[:MOST]
+    yield from given
+    yield from _extended(span, shown | {label.span.source.name for label in given}, graph.blueprint)
+
+
+MOST = 3
+"""Values shown beside one mistake."""
+
+
+def _given(mistake: Diagnostic, span: Span, graph: Graph) -> Iterator[Label]:
+    """Where the values were given that a part names, if not in its own file."""
+    address, names = mistake.address or "", set[str]()
+    names |= expressions.names_in(graph.specs.get(address))
+    while address:  # a variable of a loop around it says what it is made of
+        loop = (graph.specs.get(address) or {}).get("for")
+        names |= (
+            {n for k in names & set(loop) for n in expressions.names_in(loop[k])} if isinstance(loop, dict) else set()
+        )
+        address = address.rpartition(".")[0]
+    for name, param in graph.blueprint.params.items():
+        if name in names and param.value_span and param.value_span.source != span.source:
+            yield Label(param.value_span, f"`{name}` is given here")
 
 
 def _extended(span: Span, shown: set[str], blueprint: Blueprint) -> Iterator[Label]:
@@ -56,7 +75,7 @@ def _extended(span: Span, shown: set[str], blueprint: Blueprint) -> Iterator[Lab
             yield Label(base, "extended here")
 
 
-def _changed(mistake: Diagnostic, span: Span, changes: Changes) -> tuple[str, Changed | None]:
+def _changed(mistake: Diagnostic, span: Span, changes: Mapping[str, Changed]) -> tuple[str, Changed | None]:
     """The changed part that a mistake is about: by its address, or by the edit in which it stands."""
     words = (mistake.address or "").split(".")
     around = (".".join(words[:n]) for n in range(len(words), 0, -1))

@@ -37,8 +37,8 @@ def takes(spec: Any, key: str, blocks: Blocks) -> bool:
 
 
 def members(spec: Any) -> Mapping[str, Any]:
-    """The nodes of an inline graph."""
-    if not isinstance(spec, dict) or "use" in spec:
+    """The nodes of an inline graph; those of a loop stand below its copies."""
+    if not isinstance(spec, dict) or {"use", "for", "repeat"} & set(spec):
         return {}
     nodes = spec.get("graph", {k: v for k, v in spec.items() if k not in RESERVED})
     return nodes if isinstance(nodes, dict) else {}

@@ -121,4 +121,8 @@ def rewrite(path: Path, before: str, after: str, check: bool, show: bool) -> Non
 
 def flops(loaded: Blueprint) -> dict[str, int]:
     """FLOPs by address, of one image of the size that the network is built for; none where that is open."""
-    return {}
+    try:
+        cost = loaded.cost() if hasattr(loaded, "cost") else None
+    except ComposerError:
+        return {}
+    return {row.address: row.flops for row in cost.rows} if cost else {}
