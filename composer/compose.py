@@ -132,6 +132,9 @@ def _shape_mistakes(program: Program, shapes: Mapping[str, Iterable[int]]) -> li
                 text = f"`{name}` has {axis} = {size}, another input has {axis} = {env[axis]}"
                 mistakes.append(Diagnostic("BP501", text, spec.span))
     span = next((i.span for i in program.inputs if i.name in shapes), None)
+    pads = {i.pad for i in program.inputs} - {"error"}
+    if pads and not mistakes and sizes.nearest_valid(program.constraints, env, up="auto" in pads):
+        return []
     return mistakes or list(sizes.violations(program.constraints, env, span))
 
 

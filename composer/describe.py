@@ -42,7 +42,9 @@ class _Description:
             "file": blueprint.path,
             "params": {n: v for n, v in blueprint.values.items() if _plain(v)},
             "parameters": sum(self.counts.values()),
-            "inputs": [{"name": i.name, "type": str(i.type), "optional": i.optional} for i in program.inputs],
+            "inputs": [
+                {"name": i.name, "type": str(i.type), "optional": i.optional, "pad": i.pad} for i in program.inputs
+            ],
             "outputs": [self.output(o) for o in self.graph.outputs],
             "built_for": dict(program.built),
             "constraints": sizes.summary(program.constraints, program.built),

@@ -390,11 +390,12 @@ def _edit(address: str, spec: Spec | None) -> Spec:
 
 def _typed(given: GraphInput) -> Any:
     """An input with the channels and the size that it has."""
-    if given.size is None and not given.optional:
+    chosen = {k: v for k, v, usual in (("pad", given.pad, "error"), ("fill", given.fill, "zero")) if v != usual}
+    if given.size is None and not given.optional and not chosen:
         return _words(given)
     made: Spec = {"type": _words(given)}
     made |= {"size": list(given.size)} if given.size else {}
-    return made | ({"optional": True} if given.optional else {})
+    return made | ({"optional": True} if given.optional else {}) | chosen
 
 
 def _words(given: GraphInput) -> str:

@@ -93,7 +93,7 @@ Body = Call | Group | Through | Given | Broken
 
 @dataclass(frozen=True)
 class GraphInput:
-    """An input: its name, the words of its type, and the size the network is built for."""
+    """An input: its name, the words of its type, the size the network is built for, and what is done with others."""
 
     name: str
     words: tuple[str, ...]
@@ -101,6 +101,8 @@ class GraphInput:
     optional: bool
     span: Span | None
     channels: int | None
+    pad: str = "error"
+    fill: str = "zero"
 
 
 @dataclass(frozen=True)

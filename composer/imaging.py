@@ -385,6 +385,11 @@ def segment(
     return np.ascontiguousarray(_turned(labels, volume.affine, codes, back=True))
 
 
+def extent(volume: Volume, rank: int, axis: str = "axial") -> tuple[int, ...]:
+    """The size of the whole volume (D, H, W), or of its slices (H, W), as a network of this rank sees it."""
+    return tuple(_turned(volume.data[0], volume.affine, view_codes(axis)).shape[-rank:])
+
+
 @contextmanager
 def _evaluating(network: torch.nn.Module) -> Iterator[None]:
     """Eval mode for a while; each module gets its own mode back, as some may have been frozen on purpose."""

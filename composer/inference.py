@@ -70,6 +70,8 @@ class ProgramInput:
     optional: bool
     axes: tuple[str, ...]
     span: Span | None
+    pad: str = "error"
+    fill: str = "zero"
 
 
 @dataclass(frozen=True)
@@ -205,7 +207,7 @@ class _Inference:
         absent = spec.optional and spec.name not in self.given
         self.named[spec.name] = None if absent else value
         self.absent |= {spec.name} if absent else set()
-        return ProgramInput(spec.name, value.id, type_, spec.optional, axes, spec.span)
+        return ProgramInput(spec.name, value.id, type_, spec.optional, axes, spec.span, spec.pad, spec.fill)
 
     def input_type(self, spec: GraphInput, grid: tuple[Size, ...]) -> Type:
         if spec.channels is not None:

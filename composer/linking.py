@@ -81,6 +81,12 @@ class _Site:
     tied: bool = False
 
 
+INPUT_CHOICES = {"pad": ("error", "auto", "crop"), "fill": ("zero", "reflect")}
+"""What an input may do with a size that is not valid, and what it pads with; the first is the default."""
+
+INPUT_KEYS = ("type", "size", "optional", "pad", "fill", "doc")
+
+
 class _Linker:
     """Carries what all of one linking shares: known addresses, edits and their hits, mistakes."""
 
@@ -94,6 +100,7 @@ class _Linker:
         self.broken: set[str] = set()
         self.edits: list[tuple[str, Edit, Pattern]] = []
         self.hits: Counter[int] = Counter()
+        self.on_inputs: set[int] = set()  # edits that say something of an input
         self.redone: set[tuple[int, str]] = set()  # what an edit replaced or removed
         self.refused: dict[int, list[str]] = {}  # parts that do not have the option of a short edit
         self.trail: dict[str, list[Edit]] = {}  # address -> the edits that changed it
@@ -186,17 +193,29 @@ class _Linker:
         for name, spec in blueprint.inputs.items():
             span = span_of(blueprint.inputs, name)
             try:
-                yield self.input(name, spec, names, span)
+                yield self.input(name, self.edited_input(name, spec, blueprint.edits), names, span)
             except BlueprintError as fault:
                 self.mistakes += fault.diagnostics
                 self.broken.add(name)
                 yield GraphInput(name, (), None, False, span, None)
 
+    def edited_input(self, name: str, spec: Any, edits: Iterable[Edit]) -> Any:
+        """An input with the options that edits set: `image.pad=auto`."""
+        for edit in edits:
+            if edit.action == "set" and name in edit.at and isinstance(edit.change, dict):
+                self.on_inputs.add(id(edit))
+                own = spec if isinstance(spec, Map) else Map({"type": spec})
+                values, keys = {**own.value_spans}, {**own.key_spans}
+                values |= getattr(edit.change, "value_spans", {}) or dict.fromkeys(edit.change, edit.span)
+                keys |= getattr(edit.change, "key_spans", {}) or dict.fromkeys(edit.change, edit.span)
+                spec = Map({**own, **edit.change}, key_spans=keys, value_spans=values)
+        return spec
+
     def input(self, name: str, spec: Any, names: Names, span: Span | None) -> GraphInput:
         spec = spec if isinstance(spec, dict) else Map({"type": spec})
         for key in spec:
-            if key not in ("type", "size", "optional", "doc"):
-                text = f"an input has no `{key}`{did_you_mean(key, ('type', 'size', 'optional', 'doc'))}"
+            if key not in INPUT_KEYS:
+                text = f"an input has no `{key}`{did_you_mean(key, INPUT_KEYS)}"
                 raise BlueprintError(Diagnostic("BP101", text, getattr(spec, "key_spans", {}).get(key, span)))
         words = tuple(str(spec.get("type") or "").split())
         size = evaluate(spec.get("size"), names, span_of(spec, "size") or span)
@@ -210,7 +229,17 @@ class _Linker:
         if channels is None:
             text = f"the type of `{name}` reads like `B $channels *S` or `B 3 H W`, not `{spec.get('type')}`"
             raise BlueprintError(Diagnostic("BP201", text, span_of(spec, "type") or span))
-        return GraphInput(name, words, tuple(size) if size else None, optional, span, channels)
+        pad, fill = (self.choice(name, spec, key, names, span) for key in ("pad", "fill"))
+        return GraphInput(name, words, tuple(size) if size else None, optional, span, channels, pad, fill)
+
+    def choice(self, name: str, spec: Any, key: str, names: Names, span: Span | None) -> str:
+        """One of the words that an input's `pad` or `fill` may be."""
+        value = evaluate(spec.get(key, INPUT_CHOICES[key][0]), names, span_of(spec, key) or span)
+        if value not in INPUT_CHOICES[key]:
+            near = did_you_mean(str(value), INPUT_CHOICES[key])
+            text = f"`{key}` of the input `{name}` is {' or '.join(INPUT_CHOICES[key])}, not {value!r}{near}"
+            raise BlueprintError(Diagnostic("BP201", text, span_of(spec, key) or span))
+        return str(value)
 
     def channels(self, word: str, names: Names, span: Span | None) -> int | None:
         value = int(word) if word.isascii() and word.isdigit() and len(word) < 10 else evaluate(word, names, span)
@@ -253,7 +282,7 @@ class _Linker:
 
     def missed_edits(self, start: int) -> None:
         """An edit that matches nothing says why, and names the nearest addresses."""
-        hit = {id(self.edits[k][1]) for k in self.hits}
+        hit = {id(self.edits[k][1]) for k in self.hits} | self.on_inputs
         for k, (_, edit, pattern) in enumerate(self.edits[start:], start):
             if edit.action != "add" and id(edit) not in hit and not self.broken and not self.overruled(k, pattern):
                 hit.add(id(edit))
@@ -280,7 +309,7 @@ class _Linker:
 
     def completed(self, blueprint: Blueprint) -> Blueprint | None:
         """The blueprint with the segments that short edits left out; None where there is nothing to complete."""
-        reached = {id(self.edits[k][1]) for k in self.hits}
+        reached = {id(self.edits[k][1]) for k in self.hits} | self.on_inputs
         made = {
             id(e): full
             for e in blueprint.edits

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from composer.diagnostics import BlueprintError, Diagnostic, PluginError
 from composer.dims import Size, symbols_of
+from composer.fitting import Fit, fit, grids_of
 from composer.inference import Program, ProgramInput, ProgramOutput, Step, is_move
 from composer.init import initialize
 from composer.passes.dead import ids_of, needed
@@ -68,6 +69,8 @@ class Network(nn.Module):
         self.outputs: tuple[ProgramOutput, ...] = program.outputs
         self.constraints: tuple[Constraint, ...] = program.constraints
         self._accepted: set[tuple[Any, ...]] = set()
+        self._pads = any(i.pad != "error" for i in program.inputs)
+        self._fits: dict[tuple[Any, ...], Fit | None] = {}
         self._optional = [k for k, i in enumerate(program.inputs) if i.optional]
         parts: dict[str, Home] = {}
         self._plans: dict[tuple[bool, ...], _Plan] = {}
@@ -123,9 +126,29 @@ class Network(nn.Module):
     def forward(self, *values: Tensor, **named: Tensor) -> Any:
         given = self._ordered(values, named) if named or len(values) != len(self.inputs) else values
         plan = self._plans[self.training, *[given[k] is not None for k in self._optional]]
+        fitted = self._fit(given, plan.constraints) if self._pads else None
+        if fitted:
+            given = tuple(g if g is None else fitted.input(g, i) for g, i in zip(given, self.inputs, strict=True))
         if not torch.compiler.is_compiling():
             self._check(given, plan.constraints)
-        return plan.delivered(plan.run(given))
+        slots = plan.run(given)
+        if fitted and not fitted.cut:
+            for slot, grid in plan.grids.items():
+                slots[slot] = fitted.output(slots[slot], grid)
+        return plan.delivered(slots)
+
+    def _fit(self, given: Sequence[Tensor | None], constraints: Sequence[Constraint]) -> Fit | None:
+        """How inputs of these shapes are padded or cropped, looked up once for each shape."""
+        shapes = tuple(None if g is None else tuple(g.shape) for g in given)
+        if shapes not in self._fits:
+            if len(self._fits) > 256:
+                self._fits.clear()
+            fed: dict[str, int] = {}
+            for value, spec in zip(given, self.inputs, strict=True):
+                if value is not None:
+                    _agree(fed, _axes_of(value, spec), spec)
+            self._fits[shapes] = fit(self.inputs, constraints, fed)
+        return self._fits[shapes]
 
     def _ordered(self, values: Sequence[Tensor], named: Mapping[str, Tensor]) -> tuple[Tensor | None, ...]:
         names = [i.name for i in self.inputs]
@@ -181,6 +204,7 @@ class _Plan:
             for s, dead in zip(steps, _last_reads(steps, wanted), strict=True)
         ]
         self.outputs = [(o.name, o.ids) for o in outputs]
+        self.grids = grids_of(program.values, wanted)
         self.single = len(program.outputs) == 1
 
     def run(self, given: Sequence[Tensor | None]) -> list[Any]:

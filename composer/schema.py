@@ -159,6 +159,12 @@ INPUT: Schema = _either(
                 _value({"type": "array", "items": _value({"type": "integer", "minimum": 1}), "minItems": 1}),
             ),
             "optional": _described("Whether the network runs without it.", _value({"type": "boolean"})),
+            "pad": _described(
+                "What is done with a size that is not valid: error; auto pads to the nearest that is, and crops the"
+                " outputs back; crop cuts to the largest that is.",
+                _value({"enum": ["error", "auto", "crop"]}),
+            ),
+            "fill": _described("What `pad: auto` pads with.", _value({"enum": ["zero", "reflect"]})),
             "doc": {"type": "string", "description": "What it is."},
         },
         required=["type"],

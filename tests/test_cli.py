@@ -221,6 +221,24 @@ def test_run_tells_a_network_where_its_windows_are(tmp_path: Path, capsys: pytes
     assert set(np.unique(nibabel.load(out).dataobj)) <= {0, 1, 2}
 
 
+def test_run_takes_a_volume_whole(image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Swin-Unet on slices of any size, padded by the network itself."""
+    out, shape = tmp_path / "out.nii.gz", nibabel.load(image).shape
+    small = ["dim=8", "heads=[1,2]", "depths=[2,2]", "size=[56,56]"]
+    words = ["run", "swin_unet", str(image), *small, "-o", str(out), "--whole"]
+    assert run(words) == 1
+    assert "`image.pad=auto` pads to the nearest valid size" in said(capsys)[1]
+    assert run([*words, "image.pad=auto", "image.fill=reflect"]) == 0
+    assert nibabel.load(out).shape == shape
+    assert "windows of " + " × ".join(map(str, imaging_extent(image))) in said(capsys)[0]
+
+
+def imaging_extent(image: Path) -> tuple[int, ...]:
+    from composer import imaging
+
+    return imaging.extent(imaging.read_volume(image, 1), 2)
+
+
 def test_run_refuses_inputs_it_cannot_feed(image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     two = tmp_path / "two.yaml"
     two.write_text(

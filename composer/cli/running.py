@@ -14,6 +14,7 @@ from composer.diagnostics import BlueprintError, Diagnostic
 from composer.graph import Ref
 
 if TYPE_CHECKING:
+    from composer.compose import Blueprint
     from composer.inference import Program
 
 
@@ -31,6 +32,9 @@ def run(
     picture: Annotated[Path | None, typer.Option(help="The PNG; beside the output without it.")] = None,
     axis: Annotated[str, typer.Option(help="The plane of the network: axial, coronal or sagittal.")] = "axial",
     overlap: Annotated[float, typer.Option(help="Overlap of neighbouring windows, 0 to 0.9.", min=0, max=0.9)] = 0.5,
+    whole: Annotated[
+        bool, typer.Option("--whole", help="One window as large as the volume, or as its slices.")
+    ] = False,
     batch: Annotated[int, typer.Option(help="Windows at a time.", min=1)] = 1,
     normalize: Annotated[str, typer.Option(help="zscore, minmax or none.")] = "zscore",
     names: Annotated[str | None, typer.Option(help="Class names for the picture, from class 1: 'grey,white'.")] = None,
@@ -49,6 +53,9 @@ def run(
     imaging.check_output(drawn, suffixes=(".png",))
     volume = imaging.read_volume(image, channels, rank=len(size), axis=axis)
     volume = imaging.normalize(volume, normalize)
+    if whole:
+        size = imaging.extent(volume, len(size), axis)
+        fits(loaded, size, channels)
     voxels, window = (" × ".join(map(str, n)) for n in (volume.shape, size))
     print(f"{loaded.name} on {image.name}: {voxels} voxels, windows of {window}")
     network = loaded.build(weights=weights).to(usable(device))
@@ -64,6 +71,16 @@ def run(
     legend = dict(enumerate(names.split(","), 1)) if names else None
     imaging.draw_overlay(volume, labels, drawn, title=f"{loaded.name}{untrained} · {image.name}", names=legend)
     print(f"wrote {output}\nwrote {drawn}")
+
+
+def fits(loaded: Blueprint, size: tuple[int, ...], channels: int) -> None:
+    """Whether the network takes an image of this size whole."""
+    name = next(iter(loaded.inputs))
+    try:
+        loaded.check(**{name: (1, channels, *size)})
+    except BlueprintError as fault:
+        help = f"`{name}.pad=auto` pads to the nearest valid size and crops back; without --whole there are windows"
+        raise BlueprintError([d.with_help(*d.help, help) for d in fault.diagnostics]) from None
 
 
 def segmentation(program: Program, name: str) -> tuple[int, int, tuple[int, ...]]:
