@@ -375,11 +375,11 @@ _TYPES = (
         Composer reshapes; but a vector has lost its grid, and queries never had one. Take the value from before the
         pooling, or use a block for what there is: `linear` works on all of them.""",
         _file("""
-            mean: pool.global
+            mean: {use: pool.average, kernel: grid}
             head: {use: conv, out: 2}
         """),
         _file("""
-            mean: pool.global
+            mean: {use: pool.average, kernel: grid}
             head: {use: linear, out: 2}
         """),
     ),
