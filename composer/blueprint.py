@@ -378,10 +378,12 @@ def _override(key: str, value: Any, overrides: Mapping[str, Any]) -> Edit:
         raise BlueprintError(Diagnostic("BP201", f"`{key}` is no address: a name is missing beside a dot", span))
     at, dot, last = key.rpartition(".")
     place = overrides.key_spans.get(key) if isinstance(overrides, Map) else None
+    layer = "<command line>"
     if not dot:
-        return Edit((last,), "remove" if value is None else "replace", True if value is None else value, span, True)
+        gone = value is None
+        return Edit((last,), "remove" if gone else "replace", gone or value, span, True, layer)
     change = Map({last: value}, key_spans={last: place} if place else {}, value_spans={last: span} if span else {})
-    return Edit((at,), "set", change, place or span, True)
+    return Edit((at,), "set", change, place or span, True, layer)
 
 
 def _check_document(top: Map, path: Path) -> None:

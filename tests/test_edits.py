@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from toys import graph, load, mistakes, said, steps
 
 import composer
 from composer import Diagnostic, compose
-from composer.blueprint import parse_overrides
+from composer.blueprint import Edit, parse_overrides
 from composer.cli.main import run
 
 NODES = """
@@ -196,6 +197,17 @@ def test_a_file_is_told_the_whole_address(tmp_path: Path) -> None:
 )
 def test_edits_that_meet_and_are_no_mistake(tmp_path: Path, edits: str) -> None:
     graph(tmp_path, NODES, head=f"edit: [{edits}]\n").infer()
+
+
+def test_an_override_that_undoes_another(tmp_path: Path) -> None:
+    found = mistakes(lambda: reached(tmp_path, **{"stem.out": 6, "stem": "act.elu"}))
+    assert [d.code for d in found] == ["BP110"]
+
+
+def test_edits_of_no_list_may_undo_each_other(tmp_path: Path) -> None:
+    made = graph(tmp_path, NODES)
+    edits = tuple(Edit(("stem",), "set", {"out": n}, None) for n in (5, 6))
+    assert steps(replace(made, edits=edits).infer())["stem"] == "(B, 6, H, W)"
 
 
 def test_a_later_layer_wins(tmp_path: Path) -> None:
