@@ -33,6 +33,7 @@ lint: .venv/ready
 
 bench: .venv/ready
 	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/cost.py
 
 # Every published network beside the output that its official code computed.
 parity: .venv/ready

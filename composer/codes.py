@@ -21,7 +21,7 @@ GROUPS: Mapping[str, str] = MappingProxyType(
         "BP4": "values against types",
         "BP5": "sizes and inputs",
         "BP6": "plugins",
-        "BP7": "weights",
+        "BP7": "weights and memory",
         "BP8": "images",
         "BP9": "Composer itself",
     }
@@ -540,6 +540,14 @@ _PLUGINS = (
         Python). The message has the node, its options and the fault. Tell the author of the block; until then try
         other options.""",
     ),
+    Code(
+        "BP605",
+        "a block whose cost cannot be counted",
+        """`composer cost` and the comparison with the machine's memory run a network on tensors that have sizes and no
+        numbers. The module of a block asked for a number (`.item()`, an `if` on a tensor, a conversion to numpy), or
+        failed on these shapes. The message names the node; tell the author of the block. Building and running the
+        network are not touched by it.""",
+    ),
 )
 
 _WEIGHTS = (
@@ -582,6 +590,15 @@ _WEIGHTS = (
         tensor, or a transform cannot be undone (a resized position table has lost rows). The rules under `weights:`
         say both directions; an edited network has parts that the official code does not know, and cannot be
         exported.""",
+    ),
+    Code(
+        "BP706",
+        "more memory than there is",
+        """Building or running the network would take more memory than the machine, or the GPU, has free, so nothing was
+        started: it would end in a crash, or with the whole machine standing still. The message has the figure, the
+        worst nodes, and what was tried and fits: a smaller window, a smaller batch, half precision, checkpointing.
+        `--force` (in Python `force=True`) goes on anyway. The variable COMPOSER_MEMORY, such as 8GB, says how much
+        memory there is where the machine cannot know; no blueprint can cause it alone.""",
     ),
 )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from composer.passes import optimize
 from composer.registry import Registry
 
 if TYPE_CHECKING:
+    from composer.figures import Cost
     from composer.module import Network
 
 
@@ -89,22 +90,98 @@ class Blueprint(stage.Blueprint):
         program = self.infer()
         return {axis: sizes.valid(program.constraints, axis, program.built, limit) for axis in program.built}
 
-    def build(self, device: Any = None, weights: str | os.PathLike[str] | None = None) -> Network:
-        """The network: a plain `torch.nn.Module` whose `state_dict` keys are node addresses."""
-        program = optimize(self.infer(), self.registry.passes)
+    def build(
+        self,
+        device: Any = None,
+        weights: str | os.PathLike[str] | None = None,
+        *,
+        checkpoint: str | Sequence[str] = (),
+        force: bool = False,
+    ) -> Network:
+        """The network: a plain `torch.nn.Module` whose `state_dict` keys are node addresses.
+
+        `checkpoint` names nodes that training computes again instead of keeping (`Network.checkpoint`). Weights that
+        do not fit into the memory of the device are refused before they are made (BP706), unless `force` is given.
+        """
+        program = self.optimized()
         from composer.module import build  # torch, 2 s: nothing before this needs it
 
-        network = build(program, device)
+        if force:
+            network = build(program, device)
+        else:
+            from composer.budget import Budget
+
+            with Budget(self, program, device, weights):
+                network = build(program, device)
         if weights is not None:
             from composer.weights import load_file, load_into
 
             load_into(network, load_file(Path(weights)), name=str(weights))
-        return network
+        return network.checkpoint(*_words(checkpoint)) if checkpoint else network
+
+    def optimized(self, **shapes: tuple[int, ...]) -> Program:
+        """The program that is built, after every pass; `shapes` are checked."""
+        return optimize(self.check(**shapes), self.registry.passes)
+
+    def cost(
+        self,
+        *,
+        train: bool = False,
+        batch: int = 1,
+        dtype: str = "float32",
+        checkpoint: str | Sequence[str] = (),
+        optimizer: str = "none",
+        gradients: str = "new",
+        flops: bool = True,
+        **shapes: tuple[int, ...],
+    ) -> Cost:
+        """Parameters, FLOPs and memory of one pass, per node and in total, without allocating any of it.
+
+        >>> load("unet", size=[512, 512, 256]).cost(train=True).peak.bytes
+
+        Inputs are of the size that the network is built for, `batch` of them, unless a shape is given by name:
+        `image=(8, 3, 224, 224)`. With `train` it is a step of training. The other options are those of
+        `composer.cost.measure`: `dtype` float32, bfloat16 or float16; `optimizer` none, sgd, momentum, adam or adamw;
+        `gradients` new, kept or none; `checkpoint` as in `build`.
+        """
+        program = self.optimized(**shapes)
+        from composer.cost import measure
+
+        return measure(
+            program, fed(program, shapes, batch), training=train, dtype=dtype, checkpoint=_words(checkpoint),
+            optimizer=optimizer, gradients=gradients, flops=flops,
+        )  # fmt: skip
 
     def __reduce__(self) -> Any:
         """A pickle holds the data; blocks are looked up among the plugins installed where it is opened."""
         own = {f: getattr(self, f) for f in stage.Blueprint.__dataclass_fields__}
         return _restored, (own, None if self.registry is Registry.discover() else self.registry)
+
+
+def fed(program: Program, shapes: Mapping[str, Sequence[int]], batch: int = 1) -> dict[str, tuple[int, ...]]:
+    """A shape for every input: those given, and for the others that must be there the size the network is built for."""
+    env = dict(program.built)
+    for spec in program.inputs:
+        env |= dict(zip(spec.axes, shapes.get(spec.name, ())[2:], strict=False))
+    batch = next((s[0] for s in shapes.values()), batch)
+    return {i.name: shapes.get(i.name) or _shape(i, env, batch) for i in program.inputs if _is_fed(i, shapes)}  # type: ignore[misc]
+
+
+def _is_fed(spec: ProgramInput, shapes: Mapping[str, Any]) -> bool:
+    return not spec.optional or spec.name in shapes
+
+
+def _shape(spec: ProgramInput, env: Mapping[str, int], batch: int) -> tuple[int, ...]:
+    missing = [a for a in spec.axes if a not in env and not a.isdigit()]
+    if missing:
+        text = f"the input `{spec.name}` has no size: {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} open"
+        help = (f"give one: `{spec.name}=(…)`, in a command `--size {spec.name}=…`, or `size:` of the input",)
+        raise BlueprintError(Diagnostic("BP402", text, spec.span, help=help))
+    return (batch, spec.type.channels, *(int(a) if a.isdigit() else env[a] for a in spec.axes))
+
+
+def _words(text: str | Sequence[str]) -> tuple[str, ...]:
+    return (text,) if isinstance(text, str) else tuple(text)
 
 
 _STOPS = ("BP106",)

@@ -106,6 +106,33 @@ def read_volume(path: str | os.PathLike[str], channels: int, *, rank: int = 3, a
     return volume
 
 
+def shape_of(path: str | os.PathLike[str], channels: int) -> tuple[int, ...]:
+    """Voxels along X, Y, Z of the image at `path`, from its header alone; refused as by `read_volume`."""
+    image = _opened(Path(path))
+    _check_shape(Path(path), tuple(image.shape), channels)
+    return tuple(image.shape[:3])
+
+
+def buffers(
+    shape: Sequence[int], channels: int, classes: int, size: Sequence[int], batch: int = 1, axis: str = "axial"
+) -> tuple[int, int]:
+    """Bytes on the processor for an image of `shape` (X, Y, Z), the network aside: while it is read and normalized, and
+    while its windows go through the network, where the sums of their logits are kept for every voxel.
+
+    A network of rank 2 goes through `batch` slices at a time; which axis they lie in is not known before the image is
+    read, so the largest slices are taken.
+    """
+    voxels = math.prod(shape)
+    prepared = voxels * (4 * channels + max(20, 4 + 5 * channels))  # of one channel two float64 and one float32
+    seen = sorted(shape)[-len(size) :]
+    count = 1 if len(size) == 3 else min(batch, max(shape))
+    window = _Window(tuple(size), tuple(size), 0.0)
+    padded = count * math.prod(n + sum(p) for n, p in zip(seen, window.padding(seen), strict=True))
+    held = 8 * channels * voxels + (3 * voxels if len(size) == 2 else 0)  # as read, as seen; labels of slices
+    decided = max(8, classes) * count * math.prod(seen)
+    return prepared, held + 4 * padded * (channels + classes + 1) + decided
+
+
 def view_codes(axis: str) -> str:
     """Directions of D, H, W for a view's name, or for three letters as in `RAS`: the order a network was trained in."""
     codes = VIEWS.get(axis, axis.upper())

@@ -7,18 +7,24 @@ handwritten loop this costs about 0.1 µs a step, where a dictionary of names co
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint, noop_context_fn
 
-from composer.diagnostics import BlueprintError, Diagnostic, PluginError
+from composer.addresses import Pattern
+from composer.diagnostics import BlueprintError, Diagnostic, PluginError, listing, nearest
 from composer.dims import Size, symbols_of
 from composer.fitting import Fit, fit, grids_of
 from composer.inference import Program, ProgramInput, ProgramOutput, Step, is_move
 from composer.init import initialize
 from composer.passes.dead import ids_of, needed
+from composer.segments import Segment, owners, segments
 from composer.sizes import Constraint, violations
 from composer.types import Type
 
@@ -40,16 +46,10 @@ class InputError(BlueprintError, ValueError):
 
 def build(program: Program, device: Any = None) -> Network:
     """The network of a program, initialized as its blueprint says."""
-    with torch.device(device) if device is not None else _nothing():
+    with torch.device(device) if device is not None else nullcontext():
         network = Network(program)
         initialize(network, program.graph.blueprint.init)
     return network
-
-
-class _nothing:  # noqa: N801 - reads like contextlib.nullcontext, which costs an import
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *exc: object) -> None: ...
 
 
 class Network(nn.Module):
@@ -150,6 +150,21 @@ class Network(nn.Module):
             self._fits[shapes] = fit(self.inputs, constraints, fed)
         return self._fits[shapes]
 
+    def checkpoint(self, *patterns: str) -> Network:
+        """Save memory in training: what lies between the ends of a node whose address fits a pattern (`encoder.*`)
+        is not kept for the backward pass but computed again in it. Outputs and gradients stay equal, buffers too (a
+        batch norm counts once). Patterns replace those given before, none switches it off; returns the network.
+        """
+        known = {a: None for plan in self._plans.values() for address in plan.addresses for a in owners(address)}
+        for text in patterns:
+            if not any(Pattern(text).matches(a) for a in known):
+                close = nearest(text, dict.fromkeys(re.sub(r"\.\d+", ".*", a) for a in known), 3)
+                help = (f"did you mean {listing(f'`{c}`' for c in close)}?",) if close else ()
+                raise BlueprintError(Diagnostic("BP106", f"nothing to checkpoint has the address `{text}`", help=help))
+        for plan in self._plans.values():
+            plan.segments = segments(plan.addresses, plan.calls, plan.wanted, [Pattern(p) for p in patterns])
+        return self
+
     def _ordered(self, values: Sequence[Tensor], named: Mapping[str, Tensor]) -> tuple[Tensor | None, ...]:
         names = [i.name for i in self.inputs]
         unknown = [n for n in named if n not in names]
@@ -182,6 +197,13 @@ class Network(nn.Module):
         return f"blueprint={self.blueprint.name!r}"
 
 
+def watch(network: Network, watcher: Callable[[str, Callable[..., Any]], Callable[..., Any]]) -> None:
+    """Put `watcher(address, callable)` in the place of what every step calls, for good; its `__wrapped__` is that."""
+    for plan in network._plans.values():
+        for k, (home, name, *rest) in enumerate(plan.calls):
+            plan.calls[k] = ({"": watcher(plan.addresses[k], home[name])}, "", *rest)
+
+
 def _free(owner: nn.Module, name: str, address: str) -> None:
     """An address becomes an attribute, so it cannot be one that every module has."""
     if name not in owner._modules and hasattr(owner, name):
@@ -193,7 +215,7 @@ class _Plan:
     """The steps that some outputs need, as calls on numbered slots."""
 
     def __init__(self, program: Program, built: Mapping[str, Home], outputs: Sequence[ProgramOutput]):
-        wanted = [i for o in outputs for i in ids_of(o.ids)]
+        self.wanted = wanted = [i for o in outputs for i in ids_of(o.ids)]
         live = needed(program.steps, wanted)
         steps = [s for s in program.steps if live & set(s.outputs) and not s.unused]
         self.constraints = program.constraints
@@ -203,6 +225,8 @@ class _Plan:
             (*built[s.module], *_arguments(s), _targets(s), dead, _place(s))
             for s, dead in zip(steps, _last_reads(steps, wanted), strict=True)
         ]
+        self.addresses = [s.address for s in steps]
+        self.segments: list[Segment] = []
         self.outputs = [(o.name, o.ids) for o in outputs]
         self.grids = grids_of(program.values, wanted)
         self.single = len(program.outputs) == 1
@@ -211,29 +235,93 @@ class _Plan:
         slots: list[Any] = [None] * self.size
         for slot, value in zip(self.inputs, given, strict=True):
             slots[slot] = value
-        at = ""
-        try:
-            for home, name, plain, reads, named, target, dead, at in self.calls:  # noqa: B007 - `at` is for the note
-                if plain:
-                    made = home[name](*map(slots.__getitem__, reads))
-                else:
-                    made = home[name](*_gathered(reads, slots), **{k: _gathered(v, slots) for k, v in named})
-                if type(target) is int:
-                    slots[target] = made
-                else:
-                    for key, slot in target:
-                        slots[slot] = made[key]
-                for slot in dead:
-                    slots[slot] = None
-        except Exception as fault:
-            fault.add_note(f"in the node {at}")
-            raise
+        if not self.segments or not torch.is_grad_enabled():
+            _steps(self.calls, slots)
+            return slots
+        for segment in self.segments:
+            calls = self.calls[segment.start : segment.stop]
+            if segment.again:
+                _checkpointed(calls, segment, slots)
+            else:
+                _steps(calls, slots)
         return slots
 
     def delivered(self, slots: list[Any]) -> Any:
         if self.single:
             return _gathered(self.outputs[0][1], slots) if self.outputs else None
         return {name: _gathered(ids, slots) for name, ids in self.outputs}
+
+
+def _steps(calls: Sequence[Call], slots: Any) -> None:
+    """Run steps on slots, a list or a dictionary of them."""
+    at = ""
+    try:
+        for home, name, plain, reads, named, target, dead, at in calls:  # noqa: B007 - `at` is for the note
+            if plain:
+                made = home[name](*map(slots.__getitem__, reads))
+            else:
+                made = home[name](*_gathered(reads, slots), **{k: _gathered(v, slots) for k, v in named})
+            if type(target) is int:
+                slots[target] = made
+            else:
+                for key, slot in target:
+                    slots[slot] = made[key]
+            for slot in dead:
+                slots[slot] = None
+    except Exception as fault:
+        fault.add_note(f"in the node {at}")
+        raise
+
+
+def _checkpointed(calls: Sequence[Call], segment: Segment, slots: list[Any]) -> None:
+    """Run steps so that nothing inside them is kept: the backward pass runs them again."""
+
+    def inside(*values: Any) -> tuple[Any, ...]:
+        own = dict(zip(segment.reads, values, strict=True))
+        _steps(calls, own)
+        return tuple(own[k] for k in segment.writes)
+
+    states = [b for home, name, *_ in calls for b in _states(home[name])]
+    given = [slots[k] for k in segment.reads]
+    for slot in segment.dead:
+        slots[slot] = None
+    contexts = partial(_rewinding, states) if states else noop_context_fn
+    made = checkpoint(inside, *given, use_reentrant=False, context_fn=contexts)
+    for slot, value in zip(segment.writes, made, strict=True):
+        slots[slot] = value
+
+
+def _states(module: Any) -> list[Tensor]:
+    """Buffers that a module carries from one call to the next: those in its `state_dict`."""
+    module = getattr(module, "__wrapped__", module)
+    held = module.state_dict(keep_vars=True).values() if isinstance(module, nn.Module) else ()
+    return [b for b in held if not isinstance(b, nn.Parameter)]
+
+
+def _rewinding(states: Sequence[Tensor]) -> tuple[nullcontext[None], _Rewound]:
+    """What surrounds a segment at its first run, and when it runs again."""
+    return nullcontext(), _Rewound(states)
+
+
+class _Rewound:
+    """While a segment runs again, buffers are what they were at its first run, and then what they had become."""
+
+    def __init__(self, states: Sequence[Tensor]):
+        self.states = states
+        self.first = [s.clone() for s in states]
+
+    def __enter__(self) -> None:
+        self.last = [s.clone() for s in self.states]
+        _fill(self.states, self.first)
+
+    def __exit__(self, *exc: object) -> None:
+        _fill(self.states, self.last)
+
+
+@torch.no_grad()
+def _fill(states: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+    for state, value in zip(states, values, strict=True):
+        state.copy_(value)
 
 
 def _arguments(step: Step) -> tuple[bool, tuple[Any, ...], tuple[tuple[str, Any], ...]]:

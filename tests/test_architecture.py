@@ -20,7 +20,8 @@ WALK = [
     *"diagnostics dims types expressions source names addresses notation block hookspecs registry sizes layouts".split(),
     *"blueprint graph scopes edits reaching origins linking inference strides".split(),
     *PASSES,
-    *"passes writing flat keymap init fitting module weights exporters compose".split(),
+    *"passes writing flat keymap init fitting segments module weights exporters figures memory budget storages".split(),
+    *"cost compose remedies".split(),
 ]
 """Each may import those before it."""
 FREE = {"__init__", "cli"}

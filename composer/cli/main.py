@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from composer.cli import building, changing, checking, listing, running
+from composer.cli import building, changing, checking, costing, listing, running
 from composer.diagnostics import ComposerError, Diagnostic, InternalError
 
 USAGE: Any = typer.BadParameter.__mro__[2]
@@ -41,6 +41,7 @@ def version(
 
 listing.add_to(app)
 checking.add_to(app)
+costing.add_to(app)
 building.add_to(app)
 running.add_to(app)
 changing.add_to(app)

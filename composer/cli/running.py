@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from composer.cli import common
-from composer.diagnostics import BlueprintError, Diagnostic
+from composer.compose import Blueprint, fed
+from composer.diagnostics import BlueprintError, Diagnostic, PluginError
 from composer.graph import Ref
 
 if TYPE_CHECKING:
-    from composer.compose import Blueprint
+    from composer.figures import Cost
     from composer.inference import Program
+    from composer.remedies import Request
 
 
 def add_to(app: typer.Typer) -> None:
@@ -39,6 +43,8 @@ def run(
     normalize: Annotated[str, typer.Option(help="zscore, minmax or none.")] = "zscore",
     names: Annotated[str | None, typer.Option(help="Class names for the picture, from class 1: 'grey,white'.")] = None,
     device: Annotated[str, typer.Option(help="Such as cpu or cuda.")] = "cpu",
+    dtype: Annotated[str, typer.Option(help="Of the network: fp32, bf16 or fp16.")] = "fp32",
+    force: Annotated[bool, typer.Option("--force", help="Also what will not fit into the memory.")] = False,
     plugin: common.Plugins = None,
 ) -> None:
     """Segment an image: sliding windows over the volume, or slice by slice for a 2-D network."""
@@ -51,14 +57,25 @@ def run(
     imaging.check_output(output, source=image)
     drawn = picture or output.with_name(output.name.removesuffix(".gz").removesuffix(".nii") + ".png")
     imaging.check_output(drawn, suffixes=(".png",))
+    home = usable(device)
+    shape = imaging.shape_of(image, channels)
+
+    def room(window: tuple[int, ...]) -> Room:
+        return Room(loaded, home, window, imaging.buffers(shape, channels, classes, window, batch), batch, dtype)
+
+    if not force and not whole:
+        room(size).check(lambda more: common.load(blueprint, [*(overrides or ()), *more], plugin))
     volume = imaging.read_volume(image, channels, rank=len(size), axis=axis)
     volume = imaging.normalize(volume, normalize)
     if whole:
-        size = imaging.extent(volume, len(size), axis)
-        fits(loaded, size, channels)
+        extent = imaging.extent(volume, len(size), axis)
+        fits(loaded, extent, channels)
+        if not force:
+            room(extent).check(windows=room(size))
+        size = extent
     voxels, window = (" × ".join(map(str, n)) for n in (volume.shape, size))
     print(f"{loaded.name} on {image.name}: {voxels} voxels, windows of {window}")
-    network = loaded.build(weights=weights).to(usable(device))
+    network = loaded.build(weights=weights, force=force).to(home, torch_dtype(dtype))
     if weights is None:
         print("This network is untrained: no weights were given, so its labels mean nothing. Give them with --weights.")
     with progress() as advance:
@@ -81,6 +98,83 @@ def fits(loaded: Blueprint, size: tuple[int, ...], channels: int) -> None:
     except BlueprintError as fault:
         help = f"`{name}.pad=auto` pads to the nearest valid size and crops back; without --whole there are windows"
         raise BlueprintError([d.with_help(*d.help, help) for d in fault.diagnostics]) from None
+
+
+def torch_dtype(name: str) -> Any:
+    """The dtype of torch that a name stands for."""
+    from composer.cost import DTYPES, dtype_of
+
+    return DTYPES[dtype_of(name)]
+
+
+@dataclass(frozen=True)
+class Room:
+    """What a run takes: windows through the network on `device`, around it `buffers` on the processor, in bytes, while
+    the image is read and while windows run."""
+
+    loaded: Blueprint
+    device: Any
+    window: tuple[int, ...]
+    buffers: tuple[int, int]
+    batch: int
+    dtype: str
+
+    @property
+    def here(self) -> bool:
+        """Whether the network is on the processor too."""
+        return bool(self.device.type == "cpu")
+
+    @cached_property
+    def request(self) -> Request:
+        program = self.loaded.check()
+        first = program.inputs[0]
+        given = (self.batch, first.type.channels, *self.window)
+        from composer.remedies import Request
+
+        return Request(self.loaded, fed(program, {first.name: given}), {"dtype": self.dtype})
+
+    @cached_property
+    def cost(self) -> Cost | None:
+        """None for a plugin's block that cannot be counted, which is no reason not to run it."""
+        try:
+            return self.request.cost(flops=False)
+        except PluginError:
+            return None
+
+    def host(self, cost: Cost) -> int:
+        """Bytes on the processor."""
+        prepared, sums = self.buffers
+        return max(prepared, sums + (cost.peak.bytes if self.here else 0))
+
+    def enough(self, cost: Cost) -> bool:
+        from composer.memory import available
+
+        host, device = available(), available(str(self.device))
+        on_host = host is None or self.host(cost) <= host
+        return on_host and (self.here or device is None or cost.peak.bytes <= device)
+
+    def check(self, reload: Callable[[list[str]], Blueprint] | None = None, windows: Room | None = None) -> None:
+        """Refuse what does not fit (BP706), before anything is built. `reload` makes the blueprint with another size;
+        `windows` is the run in windows instead of the whole image."""
+        from composer import figures, memory, remedies
+
+        found = self.cost
+        if found is None or self.enough(found):
+            return
+        device = memory.available(str(self.device)) or 0
+        on_gpu = not self.here and found.peak.bytes > device
+        needs: Callable[[Cost], int] = (lambda c: c.peak.bytes) if on_gpu else self.host
+        resized = ("size=[{}]", lambda to: reload([f"size=[{','.join(map(str, to))}]"])) if reload else None
+        help = remedies.ways(self.request, needs, self.enough, resized)
+        if windows and windows.cost and windows.enough(windows.cost):
+            help = [f"without `--whole` it needs {figures.size(windows.host(windows.cost))}", *help]
+        worst = figures.largest(found.by("node"), "at_peak") if self.here or on_gpu else []
+        image = f"the image and the sums of its windows   {figures.size(max(self.buffers))}"
+        what = f"running `{self.loaded.name}` on {'the GPU' if on_gpu else 'this image'}"
+        free = device if on_gpu else memory.available() or 0
+        raise memory.refusal(
+            what, needs(found), free, [*([] if on_gpu else [image]), *worst], help, "or go on: `--force`"
+        )
 
 
 def segmentation(program: Program, name: str) -> tuple[int, int, tuple[int, ...]]:
