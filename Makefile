@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo test slow lint bench parity clean
+.PHONY: demo test slow lint scaling bench parity clean
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -30,6 +30,9 @@ lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+scaling: .venv/ready
+	$(BIN)/python benchmarks/scaling.py
 
 bench: .venv/ready
 	$(BIN)/python benchmarks/overhead.py

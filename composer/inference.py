@@ -102,6 +102,9 @@ class Program:
 MOST_OPTIONAL = 4
 """Each choice of optional inputs is a program of its own, so there cannot be many."""
 
+MOST_ADDED = 2_000
+"""Parts that one block may be made of; `layers: 1000000000` is a mistake."""
+
 TRIED = 8
 """Fixes are tried for the first mistakes, and of each for the first types in sight, so that a check stays instant."""
 
@@ -594,6 +597,7 @@ class _Scope:
     def __init__(self, run: _Inference, call: Call, given: Mapping[str, Any]):
         self.run, self.call, self.address = run, call, call.address
         self.given = given
+        self.added = 0
         ranks = [v.type.rank for v in _flat(given.values()) if v.type.rank]
         self.rank = ranks[0] if ranks else run.rank
 
@@ -705,6 +709,10 @@ class _Scope:
         return result
 
     def add(self, name: str, block: Block, *values: Any, **ports: Any) -> Any:
+        self.added += 1
+        if self.added > MOST_ADDED:
+            text = f"`{self.call.use}` is made of more than {MOST_ADDED:,} parts at `{self.address}`"
+            raise BlueprintError(Diagnostic("BP002", text, self.call.span, address=self.address))
         given = dict(zip((*block.required, *block.optional), values, strict=False)) | ports
         suffix = f".{name}" if name else ""
         address, module = self.address + suffix, self.call.module + suffix

@@ -7,7 +7,8 @@ what they hit, and the mistakes, which are collected so that one run shows them 
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
@@ -84,6 +85,12 @@ class _Site:
 INPUT_CHOICES = {"pad": ("error", "auto", "crop"), "fill": ("zero", "reflect")}
 """What an input may do with a size that is not valid, and what it pads with; the first is the default."""
 
+MAX_PARTS = 50_000
+"""Parts that loops may make; a file has at most 100,000 values, and no network of a paper 2,000 parts."""
+
+MAX_DOCUMENTS = 400
+"""Blueprints used as blocks: a few files that use each other twice would make billions."""
+
 INPUT_KEYS = ("type", "size", "optional", "pad", "fill", "doc")
 
 
@@ -108,6 +115,9 @@ class _Linker:
         self.specs: dict[str, Any] = {}  # address -> what stands there after them
         self.shared: list[tuple[str, str]] = []
         self.depth = 0
+        self.times = 1  # copies that the loops around this place make
+        self.stopped = False  # there are too many parts, so that loops end
+        self.documents = 0  # blueprints used as blocks so far
 
     # --- addresses ---------------------------------------------------------------------------------------------
 
@@ -164,6 +174,10 @@ class _Linker:
         self, blueprint: Blueprint, prefix: str, names: Names, scope: Scope, first: Input
     ) -> tuple[tuple[Body, ...], Input]:
         """The nodes of a blueprint, its edits applied below `prefix`."""
+        self.documents += 1
+        if self.documents > MAX_DOCUMENTS:
+            text = f"more than {MAX_DOCUMENTS:,} blueprints are used as blocks, the last one at `{prefix.rstrip('.')}`"
+            raise BlueprintError(Diagnostic("BP002", text, blueprint.span))
         for edit in blueprint.edits:
             self.edits += [(prefix, edit, Pattern(prefix + at)) for at in edit.at or ("",)]
         adding = [e.change for e in blueprint.edits if e.action == "add"]
@@ -481,7 +495,10 @@ class _Linker:
         scope.names[name] = Ref(address)
         bodies: list[Body] = []
         result: Input = previous
-        for i, row in enumerate(rows):
+        times = self.times_over(len(rows), base, span_of(spec, "for") or span_of(spec, "repeat") or span)
+        for i, row in each_within(times, rows):
+            if self.stopped:
+                break
             own = f"{address}.{i}"
             inner_names = names.plus({**row, "i": i}, row_spans[i])
             inner_scope = scope.with_names(carried)
@@ -565,6 +582,20 @@ class _Linker:
             raise BlueprintError(Diagnostic("BP201", text, span))
         return count
 
+    @contextmanager
+    def times_over(self, count: int, spec: Any, span: Span | None) -> Iterator[None]:
+        """The inside of a loop, refused before it runs where it would make more parts than any network has."""
+        parts = self.times * count * parts_in(spec)
+        if parts > MAX_PARTS:
+            self.stopped = True
+            text = f"{parts:,} parts would come of this loop and those around it; a network has at most {MAX_PARTS:,}"
+            raise BlueprintError(Diagnostic("BP002", text, span))
+        before, self.times = self.times, self.times * max(count, 1)
+        try:
+            yield
+        finally:
+            self.times = before
+
     def instance(
         self, address: str, spec: Map, source: Map, names: Names, scope: Scope, previous: Input, span: Span | None
     ) -> Body:
@@ -605,12 +636,19 @@ class _Linker:
             return self.one(site)
         written = self.written(site.spec, "repeat", site.address.rpartition(".")[2])
         count = self.count(site.spec, site.names) if written is None else len(written)
+        with self.times_over(count, site.spec, span_of(site.spec, "repeat") or site.span):
+            return self.row(site, count, written)
+
+    def row(self, site: _Site, count: int, written: Any) -> Group:
+        """The copies of a `repeat`, each fed by the one before it."""
         flow = _flowing(site.ports)
         self.register(site.address)
         self.loops.add(site.address)
         bodies: list[Body] = []
         result = site.ports.get(flow)
         for j in range(count):
+            if self.stopped:
+                break
             own = {} if written is None else written[j]
             copy = None if own is None else self.copy(replace(site, ports={**site.ports, flow: result}), j, count, own)
             if copy is None:
@@ -1078,3 +1116,16 @@ def invalid(
         why = "; or ".join(r[0].lower() + r[1:] for r in told)
         said = f"`{key}: {written[key]!r}`" if key in written else f"`{block.name}`"
         yield Diagnostic("BP201", f"{said} does not fit `{block.name}`: {why}", spans.get(key, span), address=address)
+
+
+def each_within(block: AbstractContextManager[None], rows: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+    """The rows with their numbers, inside a `with` block."""
+    with block:
+        yield from enumerate(rows)
+
+
+def parts_in(spec: Any) -> int:
+    """How many blocks are written in a part, itself included."""
+    if isinstance(spec, dict):
+        return ("use" in spec) + sum(parts_in(v) for v in spec.values() if isinstance(v, (dict, list))) or 1
+    return sum(map(parts_in, spec)) if isinstance(spec, list) else 0

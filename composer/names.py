@@ -62,7 +62,11 @@ def _expression(text: str, names: Names, span: Span | None) -> Any:
         return expressions.parse(text).evaluate(names, names.functions)
     except expressions.ExpressionError as fault:
         place = _inside(span, text, fault.offset)
-        raise BlueprintError(Diagnostic("BP205", f"`{text}`: {fault.message}", place)) from None
+        raise BlueprintError(Diagnostic("BP205", f"`{_shown(text)}`: {_shown(fault.message, 300)}", place)) from None
+
+
+def _shown(text: str, most: int = 100) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def _inside(span: Span | None, text: str, offset: int) -> Span | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isqrt
 from typing import Any, ClassVar, Literal
 
 from composer import (
@@ -28,7 +29,8 @@ from composer_blocks.parts import Add, OneHead, Turn
 def check_heads(rule: Rule, channels: int, heads: int) -> None:
     """Channels must split into heads; the message names the nearest numbers that do."""
     if channels % heads:
-        fits = [h for h in range(1, channels + 1) if channels % h == 0]
+        small = [h for h in range(1, min(isqrt(channels), 100_000) + 1) if channels % h == 0]
+        fits = sorted({*small, *(channels // h for h in small)})
         near = [h for h in fits if h < heads][-1:] + [h for h in fits if h > heads][:1]
         text = f"{channels} channels do not split into {heads} heads; nearest: {' or '.join(map(str, near))}"
         rule.need(False, text, "BP401")
@@ -74,11 +76,12 @@ class MultiheadAttention(Block):
 
     `inner` (or `ratio` times the channels) is the width of queries, keys and values, `qkv_bias` their bias where it
     differs from `bias`; without `out` there is no projection at the end, and `out_bias` is its bias. `scale` divides
-    the scores by the root of the width of a head, of all heads, or not, or is the factor itself; `softmax` runs over keys, or over queries.
-    With `causal` a token sees itself and those before it; `mask` (B, 1, M) is true where a key may be seen.
-    `out_dropout` follows the projection. `position` and `context_position` are added to what queries and keys are made
-    of, never to values. `value` takes the values from another map than the keys. Slots: `reduce` makes the sequence of
-    keys and values shorter before their projection (SegFormer), `pool` after it (non-local block), `norm` stands at the
+    the scores by the root of the width of a head, of all heads, or not, or is the factor itself; `softmax` runs over
+    keys, or over queries. With `causal` a token sees itself and those before it; `mask` (B, 1, M) is true where a
+    key may be seen. `out_dropout` follows the projection. `position` and `context_position` are added to what
+    queries and keys are made of, never to values. `value` takes the values from another map than the keys. Slots:
+    `reduce` makes the sequence of keys and values shorter before their projection (SegFormer), `pool` after it
+    (non-local block), `norm` stands at the
     end. `rotate` is offered one head of the queries and one of the keys, on their grids, and gives the angles by which
     all heads turn; extra tokens stay as they are.
     """
