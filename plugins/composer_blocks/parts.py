@@ -69,15 +69,20 @@ class Patches(Convolution):
 
     def infer(self, rule: Rule, x: Type) -> Type:
         strides = rule.per_axis(self.stride, "patch")
-        if self.remainder == "refuse" and self.kernel == self.stride:
+        if self._refuses:
             for n, s in zip(x.grid, strides, strict=True):
                 rule.multiple(n, s, "patches")
         return super().infer(rule, x)
 
-    def build(self, x: Type, rank: int) -> Any:
-        from composer_blocks.modules.convolution import convolution
+    @property
+    def _refuses(self) -> bool:
+        return self.remainder == "refuse" and self.kernel == self.stride
 
-        return convolution(rank, x.channels, **self.model_dump(exclude={"remainder"}))
+    def build(self, x: Type, rank: int) -> Any:
+        from composer_blocks.modules.convolution import Whole, convolution
+
+        made = convolution(rank, x.channels, **self.model_dump(exclude={"remainder"}))
+        return Whole.before(made, self.stride, rank) if self._refuses else made
 
 
 class Add(Block):

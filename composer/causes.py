@@ -1,0 +1,1 @@
+"""Why sizes are valid."""

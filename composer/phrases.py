@@ -1,0 +1,1 @@
+"""Sizes as a person would say them."""
