@@ -11,6 +11,7 @@ class Convolution(Block):
     """A convolution, plain or transposed, possibly with standardized weights."""
 
     name = "part.conv"
+    divides: ClassVar[str] = "stride"
     out: Positive
     kernel: PerAxis
     stride: PerAxis
@@ -65,6 +66,7 @@ class Patches(Convolution):
     """Patches as one strided convolution; what is left over at the far side is refused or cropped."""
 
     name = "part.patches"
+    divides: ClassVar[str] = "patches"
     remainder: Literal["refuse", "crop"] = "refuse"
 
     def infer(self, rule: Rule, x: Type) -> Type:
