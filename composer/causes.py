@@ -10,24 +10,24 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import groupby
-from math import lcm, prod
+from math import gcd, lcm, prod
 from typing import Any
 
 from composer import sizes
 from composer.diagnostics import Span
 from composer.dims import Dim, Floor, Size, slope, symbols_of
-from composer.inference import Program, Step
+from composer.inference import Program, Step, is_move
 from composer.phrases import phrase
 from composer.sizes import Constraint
-from composer.strides import multiples, sized
+from composer.strides import multiples, scaled, sized
 
 OPEN = 64
 """The size of an axis while another one is looked at, where the network says none."""
 
-MOST = 2000
+MOST = 1000
 """Sizes of several axes that are listed one by one."""
 
 
@@ -42,7 +42,7 @@ class Factor:
 
 @dataclass(frozen=True)
 class Cause:
-    """A node that asks something of a size. The product of the `factors`, if any, is the number in the text."""
+    """A node that asks something of a size, and what divides the grid on the way there (and by what it asks)."""
 
     text: str
     address: str
@@ -171,10 +171,12 @@ def explain(program: Program, limit: int = 1024) -> Sizes:
 
 
 def _axis(name: str, built: int | None, constraints: Sequence[Constraint], paths: _Paths, limit: int) -> Axis:
-    valid = sizes.valid(constraints, name, {}, limit)
-    chosen = _needed(constraints, name, valid, limit)
-    causes = tuple(_causes(name, valid, constraints, chosen, paths, limit))
-    return Axis(name, built, phrase(valid, limit), tuple(valid), causes)
+    wide = max(limit, sizes.LIMIT)  # so that a rule shows even where only its first size is within the limit
+    valid = sizes.valid(constraints, name, {}, wide)
+    chosen = _needed(constraints, name, valid, wide)
+    text = phrase(valid, wide)
+    causes = tuple(_causes(name, text, valid, constraints, chosen, paths, wide))
+    return Axis(name, built, text, tuple(n for n in valid if n <= limit), causes)
 
 
 def _needed(constraints: Sequence[Constraint], axis: str, valid: Sequence[int], limit: int) -> list[Constraint]:
@@ -193,8 +195,8 @@ def _needed(constraints: Sequence[Constraint], axis: str, valid: Sequence[int], 
 
 
 def _causes(
-    axis: str, valid: Sequence[int], constraints: Sequence[Constraint], chosen: Sequence[Constraint], paths: _Paths,
-    limit: int,
+    axis: str, said: str, valid: Sequence[int], constraints: Sequence[Constraint], chosen: Sequence[Constraint],
+    paths: _Paths, limit: int,
 ) -> Iterator[Cause]:  # fmt: skip
     """Chains whose product is the common multiple of the sizes, then what else is asked."""
     step = _step(valid, limit)
@@ -202,8 +204,9 @@ def _causes(
     yield from chains
     for c in chosen:
         if not (chains and (c.kind == "multiple" or _implied(c, axis, step, limit))):
-            factors = tuple(paths.factors(axis, target) or () for target in _targets(c, axis)[:1])
-            yield Cause(str(c), c.address, c.use, factors[0] if factors else (), c.span)
+            factors = next((f for target in _targets(c, axis)[:1] if (f := paths.factors(axis, target))), ())
+            chain = f"{equation(factors)}: " if f"multiples of {_product(factors)}," in said else ""
+            yield Cause(chain + str(c), c.address, c.use, factors, c.span)
 
 
 def _step(valid: Sequence[int], limit: int) -> int:
@@ -276,7 +279,7 @@ class _Paths:
 
     def __init__(self, program: Program):
         self.edges: dict[Size, dict[Size, Step]] = {}
-        for step in program.steps:
+        for step in (s for s in program.steps if not is_move(s.address)):
             after = {n for i in step.outputs for n in program.values[i].type.grid}
             before = {n for i in step.reads for n in program.values[i].type.grid}
             for a, b in ((a, b) for a in before - after for b in after - before):
@@ -315,17 +318,31 @@ def _couplings(
     by: Mapping[str, int],
 ) -> Iterator[Coupling]:  # fmt: skip
     """The constraints on several axes that the others do not imply."""
-    left = list(constraints)
-    for c in constraints:
-        mine = {a: choices[a] for a in env if a in c.symbols}
-        if not all(mine.values()):
-            return
-        others = [o for o in left if o is not c and o.symbols <= c.symbols]
-        if sizes.implied(c, others, mine, env):
-            left.remove(c)
+    if not all(choices.values()):
+        return
+    left = _simplest(constraints, choices)
+    for c, (simple, scale) in list(left.items()):
+        units = {a: [n // scale[a] for n in choices[a]] for a in env if a in c.symbols}
+        others = [s for o, (s, _) in left.items() if o is not c and o.symbols <= c.symbols]
+        if sizes.implied(simple, others, units, {a: env[a] // scale[a] for a in units}):
+            del left[c]
     for c in left:
         mine = {a: choices[a] for a in env if a in c.symbols}
         yield _coupling(c, mine, [o for o in left if o.symbols <= c.symbols], by)
+
+
+def _simplest(
+    constraints: Sequence[Constraint], choices: Mapping[str, Sequence[int]]
+) -> dict[Constraint, tuple[Constraint, Mapping[str, int]]]:
+    """Each constraint in units of what all choices are multiples of, in which most floors vanish; those that are then
+    the same, or always true, are left out."""
+    scale = {a: gcd(*choices[a]) for a in choices}
+    found: dict[Any, tuple[Constraint, Constraint]] = {}
+    for c in constraints:
+        simple = replace(c, size=scaled(c.size, scale))
+        if symbols_of(simple.size) or not simple.fits(simple.size):
+            found.setdefault((c.kind, simple.size, c.number), (c, simple))
+    return {c: (simple, scale) for c, simple in found.values()}
 
 
 def _coupling(

@@ -31,7 +31,7 @@ def _periodic(sizes: Sequence[int], limit: int) -> str:
     valid, first = set(sizes), sizes[0]
     starts = [b for a, b in pairwise(sizes) if b != a + 1]
     for period in dict.fromkeys(b - a for a, b in pairwise([first, *starts])):
-        if first + 2 * period > limit or limit - sizes[-1] >= period:
+        if first + period > limit or limit - sizes[-1] >= period:
             continue
         if all((n + period in valid) == (n in valid) for n in range(first, limit - period + 1)):
             return _residues([n for n in sizes if n < first + period], period)

@@ -222,6 +222,8 @@ def implied(
     env: Mapping[str, int],
 ) -> bool:
     """Whether a constraint holds at every choice of sizes at which the others do."""
+    if not constraint.may_fail({a: (c[0], c[-1]) for a, c in choices.items()}):
+        return True
     return _cheapest(choices, others, env, constraint) is None
 
 
@@ -240,7 +242,7 @@ def listed(
         boxes += halves[::-1]
         if not halves:
             found.append(tuple(low for low, _ in sizes.values()))
-    return tuple(found) if len(found) <= most else None
+    return tuple(sorted(found)) if len(found) <= most else None
 
 
 def _halves(box: Box) -> list[Box]:

@@ -110,8 +110,7 @@ def size_lines(found: Sizes) -> Iterator[str]:
     """Axes with the same answer together, then what they must meet together; under each its causes."""
     groups: dict[Any, list[Axis]] = {}
     for axis in found.axes.values():
-        said = tuple((c.text.replace(axis.name, "·"), c.nodes) for c in axis.because)
-        groups.setdefault((axis.text, said), []).append(axis)
+        groups.setdefault((axis.text, tuple(_alike(c, axis.name, found) for c in axis.because)), []).append(axis)
     rows: list[tuple[str, str, Iterable[Cause]]] = [
         (", ".join(a.name for a in axes), text, axes[0].because) for (text, _), axes in groups.items()
     ]
@@ -122,6 +121,12 @@ def size_lines(found: Sizes) -> Iterator[str]:
         for cause in causes:
             yield f"  {'':<{width}}    {cause.text}"
             yield f"  {'':<{width}}      at {' · '.join(cause.nodes)}"
+
+
+def _alike(cause: Cause, axis: str, found: Sizes) -> tuple[Any, ...]:
+    """What two axes have in common where the same is asked of both."""
+    others = any(a in cause.text for a in found.axes if a != axis)
+    return cause.text if others else cause.text.replace(axis, "·"), cause.nodes
 
 
 def show(

@@ -168,7 +168,9 @@ class MiddleRows(TokenPart):
     name = "part.middle_rows"
 
     def infer(self, rule: Rule, x: Type, table: Type) -> Type:
-        rule.at_least(table.count - x.length, 0, f"{table.count} rows for the positions of tokens")
+        rule.at_least(
+            table.count - x.length, 0, f"{table.count} row{'s' * (table.count != 1)} for the positions of tokens"
+        )
         return x
 
     def build(self) -> Any:
