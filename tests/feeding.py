@@ -151,9 +151,16 @@ def edges(feeder: Feeder, axis: str, seed: int, count: int = 12) -> set[int]:
     return {n + d for n in {*chosen, *ends[:2], *ends[-2:]} for d in (-1, 0, 1) if n + d > 0}
 
 
+def corner(feeder: Feeder) -> dict[str, int]:
+    """The smallest size of every axis by itself, all at once: where what is asked of several axes shows."""
+    alone = {a: [c for c in feeder.program.constraints if c.symbols == {a}] for a in feeder.base}
+    return {a: next(iter(valid(alone[a], a, feeder.base, 1024)), n) for a, n in feeder.base.items()}
+
+
 def pairs(feeder: Feeder, seed: int, count: int) -> Iterator[dict[str, int]]:
     """Random sizes of all axes at once: valid ones of each axis by itself, their neighbours, and any."""
     rng = random.Random(seed)
+    yield corner(feeder)
     listed = {a: sorted(feeder.listed(a, 512)) or [feeder.base[a]] for a in feeder.base}
     for _ in range(count):
         near = {a: max(1, rng.choice(listed[a]) + rng.choice((0, 0, 0, -1, 1))) for a in feeder.base}
