@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo test slow lint scaling bench parity clean
+.PHONY: demo test slow lint scaling bench parity sizes cost clean
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -41,6 +41,10 @@ bench: .venv/ready
 # Every published network beside the output that its official code computed.
 parity: .venv/ready
 	$(BIN)/python benchmarks/parity.py $(PARITY)
+
+# Every blueprint and preset at the sizes 1..300 of each axis: what its rules say, and whether it runs.
+sizes: .venv/ready
+	$(BIN)/python benchmarks/sizes.py $(SIZES)
 
 clean:
 	rm -rf .venv demo build dist

@@ -188,6 +188,8 @@ class Block(BaseModel):
     """Whether the block has several outputs (a dict or a list of types)."""
     weightless: ClassVar[bool] = False
     """Whether the block never owns a parameter, so that it may vanish where nothing reads it."""
+    divides: ClassVar[str] = ""
+    """What people call the block where it divides a grid, such as "pool" for 32 = 2 × 2 (pools) × 8 (window)."""
     signature: ClassVar[notation.Signature | None] = None
     slots: ClassVar[Mapping[str, SlotSpec]] = {}
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from composer import blueprint as stage
 from composer import sizes
+from composer.causes import Sizes, explain
 from composer.diagnostics import BlueprintError, Diagnostic
 from composer.flat import flat
 from composer.graph import Graph
@@ -85,10 +86,10 @@ class Blueprint(stage.Blueprint):
         """The fully resolved blueprint as YAML, every copy written out; it builds the same network."""
         return flat(self.infer().graph)
 
-    def sizes(self, limit: int = 1024) -> dict[str, list[int]]:
-        """The valid sizes 1..limit of each axis while the others stay as built for."""
-        program = self.infer()
-        return {axis: sizes.valid(program.constraints, axis, program.built, limit) for axis in program.built}
+    def sizes(self, limit: int = 1024) -> Sizes:
+        """The valid sizes 1..limit of each axis while the others stay as built for, by axis; `axes` and `coupled` of
+        the result say them in words, with the nodes that cause them."""
+        return explain(self.infer(), limit)
 
     def build(
         self,

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property, reduce
-from math import prod
+from math import lcm, prod
 from typing import Any, Union
 
 Size = Union[int, "Dim"]
@@ -219,6 +220,43 @@ def _atom_bounds(atom: Atom, box: Mapping[str, tuple[int, int]]) -> tuple[int, i
 def _times(a: tuple[int, int], b: tuple[int, int]) -> tuple[int, int]:
     corners = [x * y for x in a for y in b]
     return min(corners), max(corners)
+
+
+def period(size: Size, name: str) -> int | None:
+    """A step of one symbol by which the size always grows by the same amount; None where there is none."""
+    found = _line(size, name)
+    return found[0] if found else None
+
+
+def slope(size: Size, name: str) -> Fraction | None:
+    """How much a size grows with one symbol in the long run, the only symbol in it; None where that is no constant."""
+    if symbols_of(size) - {name}:
+        return None
+    found = _line(size, name)
+    return found[1] if found else None
+
+
+def _line(size: Size, name: str) -> tuple[int, Fraction] | None:
+    """Period and slope along a symbol; the slope counts other symbols as ones."""
+    if name not in symbols_of(size):
+        return 1, Fraction(0)
+    assert isinstance(size, Dim)
+    step, growth = 1, Fraction(0)
+    for monomial, coefficient in size.terms:
+        mine = [_atom_line(a, name) for a in monomial if name in _symbols(a)]
+        if len(mine) > 1 or None in mine:
+            return None
+        for line in mine:
+            assert line is not None
+            step, growth = lcm(step, line[0]), growth + coefficient * line[1]
+    return step, growth
+
+
+def _atom_line(atom: Atom, name: str) -> tuple[int, Fraction] | None:
+    if isinstance(atom, Symbol):
+        return 1, Fraction(1)
+    inner = _line(atom.inner, name) if isinstance(atom, Floor) and atom.inner.symbols == {name} else None
+    return (inner[0] * atom.by, inner[1] / atom.by) if inner and isinstance(atom, Floor) else None
 
 
 def ceil_div(size: Size, by: int) -> Size:

@@ -7,7 +7,7 @@ list of `Step`s, each a leaf with its values; the compiler has put every value i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from itertools import combinations
@@ -21,6 +21,7 @@ from composer.diagnostics import BlueprintError, ComposerError, Diagnostic, Labe
 from composer.dims import Dim, Size, at, product, symbols_of
 from composer.graph import Body, Broken, Call, Given, Graph, GraphInput, Group, Input, Ref, Through
 from composer.layouts import Flatten, Held, Part, ToFirst, ToLast, Unflatten
+from composer.liveness import ids_of, needed
 from composer.origins import with_origins
 from composer.sizes import Constraint, violations
 from composer.types import AXES, UNKNOWN, Layout, Type, map_, vector
@@ -99,6 +100,15 @@ class Program:
     """The same network where optional inputs are given, by the names of these; above, none of them is."""
 
 
+@dataclass
+class _Asked:
+    """A constraint, and the steps of the part that asked for it: from `first` up to `end`, none if they are equal."""
+
+    constraint: Constraint
+    first: int
+    end: int
+
+
 MOST_OPTIONAL = 4
 """Each choice of optional inputs is a program of its own, so there cannot be many."""
 
@@ -164,7 +174,7 @@ class _Inference:
         self.values: list[Value] = []
         self.named: dict[str, Any] = {}
         self.calls: dict[str, Call] = {}
-        self.constraints: dict[tuple[Any, ...], Constraint] = {}
+        self.asked: list[_Asked] = []
         self.built: dict[str, int] = {}
         self.moved: dict[tuple[int, str], Value] = {}
         self.parted: dict[int, list[Value]] = {}
@@ -190,8 +200,19 @@ class _Inference:
             outputs.append(ProgramOutput(output.name, self.delivered(value), output.training))
         return Program(
             self.graph, inputs, tuple(self.steps), tuple(outputs), tuple(self.values),
-            tuple(self.constraints.values()), self.built, self.types(),
+            self.constraints(outputs), self.built, self.types(),
         )  # fmt: skip
+
+    def constraints(self, outputs: Iterable[ProgramOutput]) -> tuple[Constraint, ...]:
+        """What was asked of the input's size by what runs; what was asked twice stands where it was asked first."""
+        live = needed(self.steps, (i for o in outputs for i in ids_of(o.ids)))
+        runs = [not s.unused and bool(live & set(s.outputs)) for s in self.steps]
+        kept: dict[Any, Constraint] = {}
+        for asked in self.asked:
+            if asked.first == asked.end or any(runs[asked.first : asked.end]):
+                c = asked.constraint
+                kept.setdefault((c.kind, c.size, c.number), c)
+        return tuple(kept.values())
 
     def types(self) -> dict[str, Any]:
         def plain(value: Any) -> Any:
@@ -372,9 +393,17 @@ class _Inference:
         scope = _Scope(self, call, given)
         if call.block.compound:
             ports = {p: v for p, v in given.items() if v is not None}
-            result = call.block.compose(scope, **ports)  # type: ignore[attr-defined]
-            return self.labelled(result, call.address)
+            return self.labelled(self.composed(scope, call.block, ports), call.address)
         return self.emit(scope, call.address, call.module, call.block, given)
+
+    def composed(self, scope: _Scope, block: Block, ports: Mapping[str, Any]) -> Any:
+        """A compound's result; what it asked itself, and no part of it did, is asked by all its steps."""
+        first, before = len(self.steps), len(self.asked)
+        result = block.compose(scope, **ports)  # type: ignore[attr-defined]
+        for asked in self.asked[before:]:
+            if asked.first == asked.end:
+                asked.first, asked.end = first, len(self.steps)
+        return result
 
     def labelled(self, value: Any, address: str) -> Any:
         if isinstance(value, Value):
@@ -393,7 +422,10 @@ class _Inference:
             held[port] = self.arranged(scope, block, port, given[port], held)
         types = {p: [x.type for x in v] if isinstance(v, list) else v.type for p, v in held.items()}
         scope.holds(held)
+        before = len(self.asked)
         result = block.infer(scope, **types)
+        for asked in self.asked[before:]:
+            asked.first, asked.end = len(self.steps), len(self.steps) + 1
         ids = tuple((p, tuple(x.id for x in v) if isinstance(v, list) else v.id) for p, v in held.items())
         keys, kinds = _outputs(result)
         self.check_shared(scope, module, block, types)
@@ -667,9 +699,8 @@ class _Scope:
     def constrain(self, kind: str, size: Dim, number: int, why: str) -> None:
         if self.run.unused:  # what never runs asks nothing of the input
             return
-        key = (kind, size, number)
         made = Constraint(kind, size, number, why, self.address, self.call.use, self.call.span)
-        self.run.constraints.setdefault(key, made)
+        self.run.asked.append(_Asked(made, len(self.run.steps), len(self.run.steps)))
 
     def built(self, size: Size) -> int:
         if isinstance(size, int):
@@ -721,7 +752,7 @@ class _Scope:
         if block.compound:
             scope.call = replace(inner, address=address, module=module)
             scope.address = address
-            return block.compose(scope, **{p: v for p, v in given.items() if v is not None})  # type: ignore[attr-defined]
+            return self.run.composed(scope, block, {p: v for p, v in given.items() if v is not None})
         return self.run.emit(scope, address, module, block, given)
 
     def maps(self, x: Value) -> list[Value]:

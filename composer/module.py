@@ -23,7 +23,7 @@ from composer.dims import Size, symbols_of
 from composer.fitting import Fit, fit, grids_of
 from composer.inference import Program, ProgramInput, ProgramOutput, Step, is_move
 from composer.init import initialize
-from composer.passes.dead import ids_of, needed
+from composer.liveness import ids_of, needed
 from composer.segments import Segment, owners, segments
 from composer.sizes import Constraint, violations
 from composer.types import Type

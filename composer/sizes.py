@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
-from itertools import pairwise
 from typing import Any
 
 from composer.diagnostics import Diagnostic, Span
-from composer.dims import Size, at, bounds, symbols_of
+from composer.dims import Size, at, bounds, period, symbols_of
+from composer.phrases import phrase
 
 LIMIT = 2048
 """Sizes are looked for up to here."""
@@ -39,10 +39,22 @@ class Constraint:
 
     def holds(self, env: Mapping[str, Any]) -> Any:
         """Whether it holds, for ints or elementwise for arrays."""
-        value = at(self.size, env)
+        return self.fits(at(self.size, env))
+
+    def fits(self, value: Any) -> Any:
+        """Whether it holds where its size is `value`."""
         if self.kind == "equal":
             return value == 0
         return value % self.number == 0 if self.kind == "multiple" else value >= self.number
+
+    def may_fail(self, box: Mapping[str, tuple[int, int]]) -> bool:
+        """Whether it could fail somewhere in a box: false only where it cannot, exact for a box of one size."""
+        low, high = bounds(self.size, box)
+        return not self.fits(low) if self.kind == "least" or low == high else True
+
+    def must_hold(self, box: Mapping[str, tuple[int, int]]) -> bool:
+        """Whether it holds everywhere in a box (first and last size of each axis): true only where it does."""
+        return not self.may_fail(box)
 
     def may_hold(self, box: Mapping[str, tuple[int, int]]) -> bool:
         """Whether it could hold somewhere in a box (first and last size of each axis): false only where it cannot."""
@@ -92,12 +104,26 @@ def _advice(constraints: Sequence[Constraint], env: Mapping[str, int], axes: Ite
 
 def valid(constraints: Iterable[Constraint], axis: str, env: Mapping[str, int], limit: int = LIMIT) -> list[int]:
     """The sizes 1..limit that one axis may have while the others stay as in `env`."""
-    sizes = range(1, limit + 1)
+    sizes: list[int] = list(range(1, limit + 1))
     mine = [c for c in constraints if axis in c.symbols and c.symbols <= {*env, axis}]
-    # the cheap ones first: each leaves so few sizes that plain Python beats the 0.1 s it takes to import NumPy
+    # the cheap ones first: each leaves fewer sizes to the next
     for constraint in sorted(mine, key=lambda c: (len(c.symbols), c.kind != "multiple")):
-        sizes = [n for n in sizes if constraint.holds({**env, axis: n})]  # type: ignore[assignment]
-    return list(sizes)
+        if sizes:
+            sizes = kept(constraint, axis, env, sizes)
+    return sizes
+
+
+def kept(constraint: Constraint, axis: str, env: Mapping[str, int], sizes: list[int]) -> list[int]:
+    """Those of some ascending sizes of an axis at which a constraint holds, the other axes as in `env`."""
+    box = {**{a: (n, n) for a, n in env.items()}, axis: (sizes[0], sizes[-1])}
+    if constraint.must_hold(box):
+        return sizes
+    step = period(constraint.size, axis)
+    if step is None or 2 * step >= len(sizes):
+        return [n for n in sizes if constraint.holds({**env, axis: n})]
+    first = [at(constraint.size, {**env, axis: n}) for n in range(1, step + 2)]
+    growth = first[step] - first[0]
+    return [n for n in sizes if constraint.fits(first[(n - 1) % step] + (n - 1) // step * growth)]
 
 
 def nearest(constraints: Iterable[Constraint], axis: str, env: Mapping[str, int]) -> list[int]:
@@ -160,10 +186,13 @@ def _span(n: int, reach: int, up: bool | None) -> tuple[int, int]:
 
 
 def _cheapest(
-    choices: Mapping[str, Sequence[int]], constraints: Sequence[Constraint], env: Mapping[str, int]
+    choices: Mapping[str, Sequence[int]],
+    constraints: Sequence[Constraint],
+    env: Mapping[str, int],
+    broken: Constraint | None = None,
 ) -> dict[str, int] | None:
-    """The choice of one size per axis that holds and changes least: boxes of choices are split, the best first, and
-    those in which a constraint cannot hold are left out."""
+    """The choice of one size per axis that holds (and breaks one other constraint) and changes least: boxes of choices
+    are split, the best first, and those in which a constraint cannot hold are left out."""
     axes = list(choices)
 
     def entry(box: Box) -> tuple[int, int, Box]:
@@ -176,14 +205,53 @@ def _cheapest(
         sizes = {a: (choices[a][i], choices[a][j]) for a, (i, j) in zip(axes, box, strict=True)}
         if not all(c.may_hold(sizes) for c in constraints):
             continue
-        widest = max(range(len(box)), key=lambda k: box[k][1] - box[k][0])
-        first, last = box[widest]
-        if first == last:
+        if broken is not None and not broken.may_fail(sizes):
+            continue
+        halves = _halves(box)
+        if not halves:
             return {a: low for a, (low, _) in sizes.items()}
-        middle = (first + last) // 2
-        for half in ((first, middle), (middle + 1, last)):
-            heappush(heap, entry((*box[:widest], half, *box[widest + 1 :])))
+        for half in halves:
+            heappush(heap, entry(half))
     return None
+
+
+def implied(
+    constraint: Constraint,
+    others: Sequence[Constraint],
+    choices: Mapping[str, Sequence[int]],
+    env: Mapping[str, int],
+) -> bool:
+    """Whether a constraint holds at every choice of sizes at which the others do."""
+    if not constraint.may_fail({a: (c[0], c[-1]) for a, c in choices.items()}):
+        return True
+    return _cheapest(choices, others, env, constraint) is None
+
+
+def listed(
+    choices: Mapping[str, Sequence[int]], constraints: Sequence[Constraint], most: int, fails: bool = False
+) -> tuple[tuple[int, ...], ...] | None:
+    """Every choice at which all hold (or, `fails`, at which none does), None for more than `most`."""
+    found: list[tuple[int, ...]] = []
+    boxes = [tuple((0, len(c) - 1) for c in choices.values())]
+    while boxes and len(found) <= most:
+        box = boxes.pop()
+        sizes = {a: (c[i], c[j]) for (a, c), (i, j) in zip(choices.items(), box, strict=True)}
+        if not all(c.may_fail(sizes) if fails else c.may_hold(sizes) for c in constraints):
+            continue
+        halves = _halves(box)
+        boxes += halves[::-1]
+        if not halves:
+            found.append(tuple(low for low, _ in sizes.values()))
+    return tuple(sorted(found)) if len(found) <= most else None
+
+
+def _halves(box: Box) -> list[Box]:
+    """A box in two, across its longest side; nothing where it is one choice."""
+    widest = max(range(len(box)), key=lambda k: box[k][1] - box[k][0])
+    first, last = box[widest]
+    middle = (first + last) // 2
+    halves = ((first, middle), (middle + 1, last)) if first < last else ()
+    return [(*box[:widest], half, *box[widest + 1 :]) for half in halves]
 
 
 def _together(constraints: Sequence[Constraint], env: Mapping[str, int], axes: list[str]) -> int | None:
@@ -197,22 +265,7 @@ def _together(constraints: Sequence[Constraint], env: Mapping[str, int], axes: l
 
 def describe(constraints: Sequence[Constraint], axis: str, env: Mapping[str, int], limit: int = LIMIT) -> str:
     """The valid sizes of one axis as a person would say them."""
-    sizes = valid(constraints, axis, env, limit)
-    if not sizes:
-        return "no size fits while the other axes stay"
-    if len(sizes) == limit:
-        return "any"
-    if sizes == list(range(sizes[0], limit + 1)):
-        return f"at least {sizes[0]}"
-    if len(sizes) == 1:
-        return f"exactly {sizes[0]}"
-    step = sizes[1] - sizes[0]
-    regular = all(b - a == step for a, b in pairwise(sizes)) and sizes[-1] + step > limit
-    if regular and sizes[0] % step == 0:
-        return f"multiples of {step}" + (f", at least {sizes[0]}" if sizes[0] > step else "")
-    if regular:
-        return f"{sizes[0]} plus multiples of {step}"
-    return ", ".join(map(str, sizes[:6])) + (" …" if len(sizes) > 6 else "")
+    return phrase(valid(constraints, axis, env, limit), limit)
 
 
 def summary(constraints: Sequence[Constraint], env: Mapping[str, int]) -> list[str]:

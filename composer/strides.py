@@ -72,13 +72,13 @@ def readable(type_: Any, by: Mapping[str, int]) -> str:
     if not isinstance(type_, Type):
         return str(type_)
     shown = type_.with_(
-        grid=tuple(_text(n, by) for n in type_.grid),
-        grids=tuple(tuple(_text(n, by) for n in g) for g in type_.grids),
+        grid=tuple(sized(n, by) for n in type_.grid),
+        grids=tuple(tuple(sized(n, by) for n in g) for g in type_.grids),
     )
     return str(shown)
 
 
-def _text(size: Size, by: Mapping[str, int]) -> Any:
+def sized(size: Size, by: Mapping[str, int]) -> Any:
     """`H/4` for what is H/4 at every valid size, else the size as it is."""
     exact = scaled(size, by)
     if not isinstance(exact, Dim) or not _is_linear(exact):

@@ -17,8 +17,9 @@ CORE = Path(composer.__file__).parent
 PLUGIN = CORE.parent / "plugins" / "composer_blocks"
 PASSES = sorted(f"passes.{p.stem}" for p in (CORE / "passes").glob("*.py") if p.stem != "__init__")
 WALK = [
-    *"diagnostics dims types expressions source names addresses notation block hookspecs registry sizes layouts".split(),
-    *"blueprint graph scopes edits reaching origins linking inference strides".split(),
+    *"diagnostics dims types expressions source names addresses notation block hookspecs registry".split(),
+    *"phrases sizes layouts blueprint graph scopes edits reaching origins linking liveness inference strides".split(),
+    "causes",
     *PASSES,
     *"passes writing flat keymap init fitting segments module weights exporters figures memory budget storages".split(),
     *"cost compose remedies".split(),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from composer.causes import Axis, Cause, Sizes
 from composer.cli import common
 from composer.diagnostics import BlueprintError, Diagnostic
 
@@ -14,6 +16,7 @@ from composer.diagnostics import BlueprintError, Diagnostic
 def add_to(app: typer.Typer) -> None:
     """Register the verbs."""
     app.command()(check)
+    app.command()(sizes)
     app.command()(show)
 
 
@@ -25,7 +28,7 @@ def check(
     json: common.Json = False,
 ) -> None:
     """Check names, wiring, types and sizes. Builds nothing."""
-    from composer import sizes
+    from composer.sizes import summary
     from composer.strides import multiples
 
     loaded = common.load(blueprint, overrides, plugin)
@@ -34,7 +37,7 @@ def check(
         spec = program.inputs[0]
         loaded.check(**{spec.name: (1, spec.type.channels, *parse_size(size))})
     nodes = sum(1 for name in program.types if "@" not in name) - len(program.inputs)
-    lines = sizes.summary(program.constraints, program.built)
+    lines = summary(program.constraints, program.built)
     if json:
         facts = {"blueprint": loaded.name, "ok": True, "nodes": nodes, "sizes": lines, "built_for": dict(program.built)}
         return common.print_json({**facts, "errors": []})
@@ -63,6 +66,67 @@ def parse_size(text: str) -> tuple[int, ...]:
             Diagnostic("BP201", f"`--size {text}` is not a size", help=("write for example --size 224,224",))
         )
     return tuple(int(w) for w in words)
+
+
+def sizes(
+    blueprint: common.Name,
+    overrides: common.Overrides = None,
+    size: Annotated[str | None, typer.Option(help="Is this one valid, and which are nearest? Such as 240,240.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Sizes are looked at up to here.")] = 1024,
+    plugin: common.Plugins = None,
+    json: common.Json = False,
+) -> None:
+    """The valid sizes of each axis, and the nodes that cause them. Exit status 1 if `--size` is not valid."""
+    loaded = common.load(blueprint, overrides, plugin)
+    found = loaded.sizes(limit)
+    asked = found.nearest(asked_size(size, found)) if size else None
+    if json:
+        said = {"blueprint": loaded.name, **found.to_json()}
+        common.print_json(said | ({"size": asked.to_json()} if asked else {}))
+    else:
+        print("\n".join([f"{loaded.name}: {built_for(found)}", *size_lines(found), *(asked.lines() if asked else ())]))
+    if asked and not asked.ok:
+        raise typer.Exit(1)
+
+
+def asked_size(text: str, found: Sizes) -> dict[str, int]:
+    """`--size` by axis."""
+    numbers = parse_size(text)
+    if len(numbers) != len(found.axes):
+        said = f"`--size {text}` has {len(numbers)} numbers, the axes are {', '.join(found.axes) or 'none'}"
+        raise BlueprintError(Diagnostic("BP502", said))
+    return dict(zip(found.axes, numbers, strict=True))
+
+
+def built_for(found: Sizes) -> str:
+    """`built for 224 × 224`, or which axes are open."""
+    known = [a.built for a in found.axes.values()]
+    if not known:
+        return "its inputs have no axes"
+    return "built for no size" if None in known else "built for " + " × ".join(map(str, known))
+
+
+def size_lines(found: Sizes) -> Iterator[str]:
+    """Axes with the same answer together, then what they must meet together; under each its causes."""
+    groups: dict[Any, list[Axis]] = {}
+    for axis in found.axes.values():
+        groups.setdefault((axis.text, tuple(_alike(c, axis.name, found) for c in axis.because)), []).append(axis)
+    rows: list[tuple[str, str, Iterable[Cause]]] = [
+        (", ".join(a.name for a in axes), text, axes[0].because) for (text, _), axes in groups.items()
+    ]
+    rows += [(" × ".join(c.axes), c.text, [c.because]) for c in found.coupled]
+    width = max((len(name) for name, _, _ in rows), default=0)
+    for name, text, causes in rows:
+        yield f"  {name:<{width}}  {text}"
+        for cause in causes:
+            yield f"  {'':<{width}}    {cause.text}"
+            yield f"  {'':<{width}}      at {' · '.join(cause.nodes)}"
+
+
+def _alike(cause: Cause, axis: str, found: Sizes) -> tuple[Any, ...]:
+    """What two axes have in common where the same is asked of both."""
+    others = any(a in cause.text for a in found.axes if a != axis)
+    return cause.text if others else cause.text.replace(axis, "·"), cause.nodes
 
 
 def show(

@@ -228,8 +228,8 @@ class WindowAttention(Block):
             return net.add("", self._leaf((1,) * net.rank, (0,) * net.rank), x)
         window, shift = self.policy(net, x.type.grid)
         if self.pad == "none":
-            for n, w in zip(x.type.grid, window, strict=True):
-                net.multiple(n, w, "window")
+            for n, w, asked in zip(x.type.grid, window, net.per_axis(self.window, "window"), strict=True):
+                net.multiple(n, w, "window" if w == asked else f"window shrunk from {asked}")
         if context is not None:
             self._check_context(net, x.type, context.type)
         full = net.per_axis(self.window, "window") if self.table == "full" else window

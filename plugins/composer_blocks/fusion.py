@@ -99,10 +99,10 @@ class Product(Fusion):
         rule.need(len(widths - {1}) <= 1, f"`fuse.multiply` cannot multiply {said} channels", "BP301")
         return self.result(items, max(widths))
 
-    def build(self) -> Any:
+    def build(self, layout: str) -> Any:
         from composer_blocks.modules.fusion import Product as Module
 
-        return Module(self.fit)
+        return Module(self.fit, layout)
 
 
 BLOCKS = (Concat, Sum, Product)

@@ -11,6 +11,7 @@ class Convolution(Block):
     """A convolution, plain or transposed, possibly with standardized weights."""
 
     name = "part.conv"
+    divides: ClassVar[str] = "stride"
     out: Positive
     kernel: PerAxis
     stride: PerAxis
@@ -65,19 +66,25 @@ class Patches(Convolution):
     """Patches as one strided convolution; what is left over at the far side is refused or cropped."""
 
     name = "part.patches"
+    divides: ClassVar[str] = "patches"
     remainder: Literal["refuse", "crop"] = "refuse"
 
     def infer(self, rule: Rule, x: Type) -> Type:
         strides = rule.per_axis(self.stride, "patch")
-        if self.remainder == "refuse" and self.kernel == self.stride:
+        if self._refuses:
             for n, s in zip(x.grid, strides, strict=True):
                 rule.multiple(n, s, "patches")
         return super().infer(rule, x)
 
-    def build(self, x: Type, rank: int) -> Any:
-        from composer_blocks.modules.convolution import convolution
+    @property
+    def _refuses(self) -> bool:
+        return self.remainder == "refuse" and self.kernel == self.stride
 
-        return convolution(rank, x.channels, **self.model_dump(exclude={"remainder"}))
+    def build(self, x: Type, rank: int) -> Any:
+        from composer_blocks.modules.convolution import Whole, convolution
+
+        made = convolution(rank, x.channels, **self.model_dump(exclude={"remainder"}))
+        return Whole.before(made, self.stride, rank) if self._refuses else made
 
 
 class Add(Block):
@@ -161,7 +168,9 @@ class MiddleRows(TokenPart):
     name = "part.middle_rows"
 
     def infer(self, rule: Rule, x: Type, table: Type) -> Type:
-        rule.at_least(table.count - x.length, 0, f"{table.count} rows for the positions of tokens")
+        rule.at_least(
+            table.count - x.length, 0, f"{table.count} row{'s' * (table.count != 1)} for the positions of tokens"
+        )
         return x
 
     def build(self) -> Any:

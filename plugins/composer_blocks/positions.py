@@ -5,29 +5,52 @@ from __future__ import annotations
 from math import prod
 from typing import Any, ClassVar, Literal
 
-from composer import Block, Number, Rule, Type
+from composer import Block, Number, Rule, Scope, Type, Value
+from composer_blocks.parts import Part
+
+
+class PositionTable(Block):
+    """A row for each token, added or by itself; with `like`, the map of the tokens, interpolated to its grid."""
+
+    name = "part.position_table"
+    layout: ClassVar[dict[str, str]] = {"x": "tokens", "like": "grid"}
+    add: bool
+    std: Number
+
+    def infer(self, rule: Rule, x: Type, like: Type | None = None) -> Type:
+        rows = rule.built(x.length)
+        if like is None:
+            rule.equal(x.length, rows, f"{x.length} tokens must be the {rows} of the position table", "BP403")
+        return x
+
+    def build(self, x: Type, like: Type | None) -> Any:
+        from composer_blocks.modules.positions import Learned, Resized
+
+        rows = x.length
+        assert isinstance(rows, int)  # the rule fixed it
+        if like is None:
+            return Learned(rows, x.channels, self.std, self.add)
+        return Resized(rows, x.channels, self.std, self.add, grid=_cells(x))
 
 
 class LearnedPosition(Block):
     """A learned vector per token (Dosovitskiy et al., 2021), extra tokens included; added to the tokens, or by itself
-    with `add: false`. The table has as many rows as there are tokens at the size the network is built for."""
+    with `add: false`. The table has as many rows as there are tokens at the size the network is built for, and other
+    sizes are refused; with `resize` the rows of the grid are interpolated to theirs (linear, in 2-D bicubic), and those
+    of extra tokens stay."""
 
     name = "position.learned"
-    layout: ClassVar[str] = "tokens"
     add: bool = True
     std: Number = 0.02
+    resize: bool = False
 
-    def infer(self, rule: Rule, x: Type) -> Type:
-        rows = rule.built(x.length)
-        rule.equal(x.length, rows, f"{x.length} tokens must be the {rows} of the position table", "BP403")
-        return x
-
-    def build(self, x: Type) -> Any:
-        from composer_blocks.modules.positions import Learned
-
-        rows = x.length
-        assert isinstance(rows, int)  # the rule fixed it
-        return Learned(rows, x.channels, self.std, self.add)
+    def compose(self, net: Scope, x: Value) -> Value:
+        table = PositionTable(add=self.add, std=self.std)
+        if not self.resize:
+            return net.add("", table, x)
+        net.need(x.type.kind in ("map", "tokens"), f"`resize` needs tokens of one grid, not {x.type}", "BP302")
+        like: Any = net.add("split", Part(), x)["x"] if x.type.extra else x  # type: ignore[index]
+        return net.add("", table, x, like=like)
 
 
 class RelativePosition(Block):

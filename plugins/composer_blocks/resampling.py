@@ -28,6 +28,7 @@ MergeOrder = Literal["column", "row", "monai", "monai_duplicated"]
 class Pool(Block):
     """What the pools share."""
 
+    divides: ClassVar[str] = "pool"
     weightless: ClassVar[bool] = True
     stride: PerAxis | Literal["kernel"] = "kernel"
     padding: PerAxisNatural = 0
@@ -161,6 +162,7 @@ class Gather(Block):
     """The factor^rank neighbours of each coarse cell side by side: (B, *grid, C) -> (B, *grid/f, f^rank·C)."""
 
     name = "part.gather"
+    divides: ClassVar[str] = "merge"
     layout: ClassVar[str] = "grid"
     weightless: ClassVar[bool] = True
     factor: Positive

@@ -79,3 +79,23 @@ def pad_high(x: Tensor, sizes: Any) -> Tensor:
     grid = x.shape[2:]
     amounts = [a for n, size in reversed(list(zip(grid, sizes, strict=True))) for a in (0, size - n)]
     return functional.pad(x, amounts)
+
+
+class Whole:
+    """Refuses (B, C, *grid) with a remainder, where the convolution alone would leave out the far side; a pre-hook."""
+
+    def __init__(self, multiple: Any, rank: int):
+        self.multiple = multiple if isinstance(multiple, (tuple, list)) else (multiple,) * rank
+
+    def __call__(self, module: Any, inputs: tuple[Tensor, ...]) -> None:
+        if torch.compiler.is_compiling():
+            return
+        grid = tuple(inputs[0].shape[2:])
+        if any(n % m for n, m in zip(grid, self.multiple, strict=True)):
+            raise ValueError(f"a grid of {grid} does not split into patches of {tuple(self.multiple)}")
+
+    @staticmethod
+    def before(module: nn.Module, multiple: Any, rank: int) -> nn.Module:
+        """The module, its input looked at first."""
+        module.register_forward_pre_hook(Whole(multiple, rank))
+        return module

@@ -23,10 +23,21 @@ class Fusion(nn.Module):
         if self.fit == "none" or len(values) == 1:
             return values
         first, *rest = values
+        self._look(first, rest)
         if self.fit == "crop_x":
             return [_corner(first, rest[0].shape[2:]), *rest]
         fit = pad_high if self.fit == "pad_skip" else _centre
         return [first, *(fit(r, first.shape[2:]) for r in rest)]
+
+    def _look(self, x: Tensor, rest: list[Tensor]) -> None:
+        """Refuses a map that would have to become larger by cropping, or smaller by padding."""
+        if torch.compiler.is_compiling():
+            return
+        for skip in rest:
+            low, high = (x, skip) if self.fit == "crop_skip" else (skip, x)
+            if any(a > b for a, b in zip(low.shape[2:], high.shape[2:], strict=True)):
+                text = f"`fit: {self.fit}` does not bring {tuple(skip.shape[2:])} and {tuple(x.shape[2:])} together"
+                raise ValueError(text)
 
     def extra_repr(self) -> str:
         return f"fit={self.fit}"
@@ -48,14 +59,32 @@ class Sum(Fusion):
     """The sum of maps of one type."""
 
     def forward(self, x: Any, skip: Tensor | None = None) -> Tensor:
-        return reduce(torch.add, self.items(x, skip))
+        items = self.items(x, skip)
+        _same_grids(items, slice(1, None))
+        return reduce(torch.add, items)
 
 
 class Product(Fusion):
     """The product of maps of one type, or of one with a single channel."""
 
+    def __init__(self, fit: str, layout: str):
+        super().__init__(fit)
+        self.grid = slice(2, None) if layout == "first" else slice(1, -1)
+
     def forward(self, x: Any, skip: Tensor | None = None) -> Tensor:
-        return reduce(torch.mul, self.items(x, skip))
+        items = self.items(x, skip)
+        _same_grids(items, self.grid)
+        return reduce(torch.mul, items)
+
+
+def _same_grids(items: list[Tensor], axes: slice) -> None:
+    """Refuses what torch would broadcast: a grid of one cell beside a larger one."""
+    if torch.compiler.is_compiling():
+        return
+    first = items[0].shape[axes]
+    if any(item.shape[axes] != first for item in items):
+        grids = " and ".join(str(tuple(item.shape[axes])) for item in items)
+        raise ValueError(f"only equal grids are joined, not {grids}")
 
 
 def _centre(x: Tensor, grid: Any) -> Tensor:

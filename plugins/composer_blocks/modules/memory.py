@@ -23,6 +23,8 @@ def each(table: Tensor, like: Tensor) -> Tensor:
 
 def middle_rows(x: Tensor, table: Tensor) -> Tensor:
     """x (B, N, C) + the middle N rows of the table (rows, C)."""
+    if not torch.compiler.is_compiling() and x.shape[1] > table.shape[0]:
+        raise ValueError(f"{x.shape[1]} tokens have no positions in a table of {table.shape[0]} rows")
     start = table.shape[0] // 2 - x.shape[1] // 2
     return x + table[start : start + x.shape[1]]
 

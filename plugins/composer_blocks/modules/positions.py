@@ -6,6 +6,7 @@ from math import pi, prod
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from composer_blocks.modules.derived import Derived
 
@@ -22,6 +23,31 @@ class Learned(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.table if self.add else self.table.expand(x.shape[0], -1, -1)
+
+
+class Resized(Learned):
+    """x (B, extra + N, C), like (B, *grid, C) -> x + table, the table's grid interpolated to that of `like`."""
+
+    def __init__(self, rows: int, channels: int, std: float, add: bool, grid: tuple[int, ...]):
+        super().__init__(rows, channels, std, add)
+        self.grid, self.extra = grid, rows - prod(grid)
+
+    def forward(self, x: Tensor, like: Tensor | None = None) -> Tensor:
+        assert like is not None
+        table = self.resized(like.shape[1:-1])
+        return x + table if self.add else table.expand(x.shape[0], -1, -1)
+
+    def resized(self, grid: torch.Size) -> Tensor:
+        """The table for another grid: (extra + N, C)."""
+        if tuple(grid) == self.grid:
+            return self.table
+        mode = {1: "linear", 2: "bicubic", 3: "trilinear"}[len(self.grid)]
+        cells = torch.unflatten(self.table[self.extra :].T, 1, self.grid)[None]
+        rows = functional.interpolate(cells, tuple(grid), mode=mode, align_corners=False)[0].flatten(1).T
+        return torch.cat([self.table[: self.extra], rows])
+
+    def extra_repr(self) -> str:
+        return f"grid={self.grid}, extra={self.extra}"
 
 
 class Sine(nn.Module):
