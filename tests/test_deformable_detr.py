@@ -24,7 +24,7 @@ OTHER = dict(
 SINGLE = SMALL | dict(stages=["backbone.c5"], extra=0)
 
 
-def reference(options: dict[str, Any], refine: bool) -> DeformableDetrForObjectDetection:
+def reference(options: dict[str, Any], refine: bool, **more: Any) -> DeformableDetrForObjectDetection:
     """The same network by transformers, weights and the statistics of its batch norms at random."""
     o = dict(channels=3, act="relu", extra=1, stages=[3, 4, 5]) | options
     o = dict(decoder_heads=o["heads"], decoder_points=o["points"], decoder_hidden=o["hidden"]) | o
@@ -38,7 +38,7 @@ def reference(options: dict[str, Any], refine: bool) -> DeformableDetrForObjectD
         encoder_attention_heads=o["heads"], decoder_attention_heads=o["decoder_heads"], encoder_n_points=o["points"],
         decoder_n_points=o["decoder_points"], encoder_ffn_dim=o["hidden"], decoder_ffn_dim=o["decoder_hidden"],
         num_feature_levels=len(o["stages"]) + o["extra"], activation_function=o["act"], with_box_refine=refine,
-        attn_implementation="eager", disable_custom_kernels=True,
+        attn_implementation="eager", disable_custom_kernels=True, **more,
     )  # fmt: skip
     torch.manual_seed(0)
     network = DeformableDetrForObjectDetection(config).eval()
@@ -70,6 +70,22 @@ def test_outputs_and_gradients_equal_transformers(preset: str, options: dict[str
     assert len(results[0]) == len(results[1])
     for wanted, found in zip(*results, strict=True):
         torch.testing.assert_close(found, wanted, atol=2e-5, rtol=2e-5)
+
+
+LEARNED = {"tokens.position": {"use": "position.learned", "add": False, "axis_rows": 50}}
+
+
+@pytest.mark.parametrize(("name", "options", "more"), [("", SMALL, LEARNED), (":single_learned", SMALL, {})])
+def test_learned_positions_equal_transformers(name: str, options: dict[str, Any], more: dict[str, Any]) -> None:
+    """The tables of rows and columns serve every scale."""
+    theirs = reference(SINGLE if name else options, False, position_embedding_type="learned")
+    network = ours(f"deformable_detr{name}", options | more, theirs)
+    image, mask = batch(options, True)
+    assert mask is not None
+    with torch.no_grad():
+        y, z = network(image, mask), theirs(pixel_values=image, pixel_mask=mask[:, 0].long())
+    torch.testing.assert_close(y["logits"], z.logits, atol=2e-5, rtol=2e-5)
+    torch.testing.assert_close(y["boxes"], z.pred_boxes, atol=2e-5, rtol=2e-5)
 
 
 def aux_of(network: DeformableDetrForObjectDetection, y: Any) -> list[torch.Tensor]:

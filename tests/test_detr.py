@@ -23,7 +23,7 @@ OTHER = dict(
 )  # fmt: skip
 
 
-def reference(options: dict[str, Any], seed: int = 0) -> DetrForObjectDetection:
+def reference(options: dict[str, Any], seed: int = 0, **more: Any) -> DetrForObjectDetection:
     """The same network by transformers, weights and the statistics of its batch norms at random."""
     o = dict(channels=3, decoder_layers=options["layers"], decoder_heads=options["heads"], act="relu")
     o |= dict(decoder_hidden=options["hidden"]) | options
@@ -35,7 +35,7 @@ def reference(options: dict[str, Any], seed: int = 0) -> DetrForObjectDetection:
         use_timm_backbone=False, backbone_config=backbone, num_channels=o["channels"], num_labels=o["classes"],
         d_model=o["dim"], num_queries=o["queries"], encoder_layers=o["layers"], decoder_layers=o["decoder_layers"],
         encoder_attention_heads=o["heads"], decoder_attention_heads=o["decoder_heads"], encoder_ffn_dim=o["hidden"],
-        decoder_ffn_dim=o["decoder_hidden"], activation_function=o["act"], attn_implementation="eager",
+        decoder_ffn_dim=o["decoder_hidden"], activation_function=o["act"], attn_implementation="eager", **more,
     )  # fmt: skip
     torch.manual_seed(seed)
     network = DetrForObjectDetection(config).eval()
@@ -63,6 +63,25 @@ def ours(name: str, options: dict[str, Any], theirs: nn.Module) -> nn.Module:
     load_into(network, tensors)
     network.training = True
     return network
+
+
+@pytest.mark.parametrize("options", [SMALL, OTHER], ids=["small", "other"])
+def test_learned_positions_equal_transformers(options: dict[str, Any]) -> None:
+    """A table for the rows and one for the columns of the map: `position_embedding_type: learned`."""
+    theirs = reference(options, position_embedding_type="learned")
+    network = ours("detr:learned", options, theirs)
+    image, _ = batch(options, False)
+    results = []
+    for run in (theirs, network):
+        x = image.clone().requires_grad_()
+        y = theirs(pixel_values=x) if run is theirs else network(x)
+        flat = [y.logits, y.pred_boxes] if run is theirs else [y["logits"], y["boxes"]]
+        (gradient,) = torch.autograd.grad(sum((t * t.cos()).sum() for t in flat), x)
+        results.append([*flat, gradient])
+    for wanted, found in zip(*results, strict=True):
+        torch.testing.assert_close(found, wanted, atol=2e-5, rtol=2e-5)
+    with pytest.raises(composer.BlueprintError, match="50 rows"):
+        composer.load("detr:learned").check(image=(1, 3, 800, 1632))
 
 
 def batch(options: dict[str, Any], masked: bool) -> tuple[Tensor, Tensor | None]:

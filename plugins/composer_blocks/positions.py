@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import prod
 from typing import Any, ClassVar, Literal
 
-from composer import Block, Number, Rule, Scope, Type, Value
+from composer import Block, Number, Positive, Rule, Scope, Type, Value
 from composer_blocks.parts import Part
 
 
@@ -33,18 +33,45 @@ class PositionTable(Block):
         return Resized(rows, x.channels, self.std, self.add, grid=_cells(x))
 
 
+class AxisTables(Block):
+    """A row for each index of every axis, side by side in the channels; the last axis comes first. Added or alone."""
+
+    name = "part.axis_tables"
+    layout: ClassVar[str] = "grid"
+    rows: Positive
+    add: bool
+
+    def infer(self, rule: Rule, x: Type) -> Type:
+        rule.need(x.kind == "map", f"a table for each axis needs a grid, not {x}", "BP302")
+        whole = x.channels % max(1, x.rank) == 0
+        rule.need(whole, f"{x.channels} channels do not split into {x.rank} axes", "BP401")
+        for n in x.grid:
+            rule.at_least(self.rows - n, 0, f"{self.rows} rows of a position table")
+        return x
+
+    def build(self, x: Type) -> Any:
+        from composer_blocks.modules.positions import PerAxis
+
+        return PerAxis(self.rows, x.channels // x.rank, x.rank, self.add)
+
+
 class LearnedPosition(Block):
     """A learned vector per token (Dosovitskiy et al., 2021), extra tokens included; added to the tokens, or by itself
     with `add: false`. The table has as many rows as there are tokens at the size the network is built for, and other
     sizes are refused; with `resize` the rows of the grid are interpolated to theirs (linear, in 2-D bicubic), and those
-    of extra tokens stay."""
+    of extra tokens stay. With `axis_rows` there is instead a table of so many rows for each axis, with as many channels
+    each, for any grid up to that (Carion et al., 2020, uniform in 0..1 at first)."""
 
     name = "position.learned"
     add: bool = True
     std: Number = 0.02
     resize: bool = False
+    axis_rows: Positive | None = None
 
     def compose(self, net: Scope, x: Value) -> Value:
+        if self.axis_rows:
+            net.need(not self.resize, "`resize` is for one table of all cells, `axis_rows` fits any grid", "BP202")
+            return net.add("", AxisTables(rows=self.axis_rows, add=self.add), x)
         table = PositionTable(add=self.add, std=self.std)
         if not self.resize:
             return net.add("", table, x)

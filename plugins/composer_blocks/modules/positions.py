@@ -50,6 +50,25 @@ class Resized(Learned):
         return f"grid={self.grid}, extra={self.extra}"
 
 
+class PerAxis(nn.Module):
+    """x (B, *grid, C) -> x + code or the code, the tables (rows, C / rank) of the axes side by side, the last first."""
+
+    def __init__(self, rows: int, width: int, rank: int, add: bool):
+        super().__init__()
+        self.add = add
+        self.tables = nn.ParameterList(nn.Parameter(torch.rand(rows, width)) for _ in range(rank))
+
+    def forward(self, x: Tensor) -> Tensor:
+        grid, rank = x.shape[1:-1], len(self.tables)
+        shapes = [[n if a == axis else 1 for a, n in enumerate(grid)] for axis in range(rank)]
+        parts = [t[:n].view(*s, -1).expand(*grid, -1) for t, n, s in zip(self.tables, grid, shapes, strict=True)]
+        code = torch.cat(parts[::-1], -1)
+        return x + code if self.add else code.expand_as(x)
+
+    def extra_repr(self) -> str:
+        return f"add={self.add}"
+
+
 class Sine(nn.Module):
     """x (B, *grid, C), mask (B, *grid, 1) -> the code of x, or x and its code; computed in 32 bits at least."""
 
