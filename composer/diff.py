@@ -263,7 +263,7 @@ def _together(changes: list[Change], copies: Mapping[str, set[int]]) -> list[Cha
 def _alike(change: Change) -> tuple[Any, ...]:
     """What changes of copies share; the values of options may differ."""
     sides = (change.before, change.after)
-    facts = [(n[0]["use"], str(n[0]["type"]), n[0]["parameters"], n[0]["flops"]) if n else () for n in sides]
+    facts = [(n[0]["use"], str(n[0]["type"]), n[0]["parameters"]) if n else () for n in sides]
     before, after = (n[0]["options"] if n else {} for n in sides)
     return (change.kind, *facts, *(k for k in {**before, **after} if before.get(k) != after.get(k)))
 

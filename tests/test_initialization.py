@@ -82,6 +82,7 @@ SCHEMES: dict[str, tuple[dict[str, Any], Scheme]] = {
     "glam_nnformer": (CASES["glam_nnformer"][1], NORMS | TABLES | MEMORY | REST),
     "fine": (CASES["fine"][1], NORMS | TABLES | MEMORY | {"*.volume.tokens": "normal 1"} | REST),
     "unet": (dict(size=[32, 32], widths=[8, 16, 24]), NORMS | HE),
+    "unet3d": (dict(size=[32, 32, 32], widths=[8, 16, 24]), NORMS | HE),
     "glam_unet": (
         dict(size=[32, 32], widths=[8, 16, 24], window=4, heads=2, tokens=2),
         NORMS | TABLES | MEMORY | {"*.context.*": "default"} | HE,
