@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo test slow lint scaling bench parity sizes cost clean
+.PHONY: demo test slow lint fuzz scaling bench parity sizes cost clean
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -30,6 +30,10 @@ lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Mutated blueprints through the check.
+fuzz: .venv/ready
+	$(BIN)/python benchmarks/fuzz.py
 
 scaling: .venv/ready
 	$(BIN)/python benchmarks/scaling.py

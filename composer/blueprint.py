@@ -549,7 +549,7 @@ def _rules(weights: Any) -> dict[str, tuple[Any, ...]]:
     if weights is None:
         return {}
     return (
-        {str(k): tuple(v or ()) for k, v in weights.items()}
+        {str(k): tuple(v) if isinstance(v, list) else (v,) * (v is not None) for k, v in weights.items()}
         if isinstance(weights, dict)
         else {"official": tuple(weights)}
     )

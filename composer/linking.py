@@ -290,6 +290,7 @@ class _Linker:
                         continue
                 else:
                     span, what = scope.later.key_spans.get(name) if isinstance(scope.later, Map) else None, "node"
+                span = span or brought_by(blueprint, name)
                 text = f"nothing uses the {what} `{name}`"
                 help = ("read it in a `from:` or in `outputs:`, or remove it",)
                 self.report(Diagnostic("BP108", text, span, help=help))
@@ -1122,6 +1123,12 @@ def each_within(block: AbstractContextManager[None], rows: Sequence[Any]) -> Ite
     """The rows with their numbers, inside a `with` block."""
     with block:
         yield from enumerate(rows)
+
+
+def brought_by(blueprint: Blueprint, name: str) -> Span | None:
+    """Where an edit brought a node."""
+    bringing = (e for e in blueprint.edits if e.action in ("add", "insert_after") and name in e.change)
+    return next((getattr(e.change, "key_spans", {}).get(name) or e.span for e in bringing), blueprint.span)
 
 
 def parts_in(spec: Any) -> int:
