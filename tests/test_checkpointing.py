@@ -118,3 +118,49 @@ def test_a_fault_inside_names_its_node(tmp_path: Path) -> None:
 def test_owners() -> None:
     assert list(owners("a.0.b")) == ["a", "a.0", "a.0.b"]
     assert list(owners("a.0+to_last")) == ["a", "a.0"]
+
+
+COUNTING = """
+import composer
+import torch
+
+
+class Steps(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(()))
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, x):
+        self.count += 1
+        return self.weight * (x * self.count.clone())
+
+
+class Counting(composer.Block):
+    '''Multiplies by the number of its calls.'''
+
+    name = "counting"
+    shape = "batch ... dim -> batch ... dim"
+
+    def build(self):
+        return Steps()
+"""
+
+
+def test_buffers_are_those_of_the_first_run_when_it_runs_again(tmp_path: Path) -> None:
+    """Two forward passes before one backward pass: each runs again with the buffers it had, and none counts twice."""
+    (tmp_path / "counting.py").write_text(COUNTING)
+    path = tmp_path / "counts.yaml"
+    path.write_text(
+        "blueprint: 1\nname: counts\ninputs: {image: {type: B 3 H W, size: [4, 4]}}\n"
+        "graph: {stem: {use: conv, out: 4, norm: batch}, steps: {use: counting, repeat: 2}}\noutputs: {y: steps}\n"
+    )
+    network = composer.load(path, composer.Registry.discover([tmp_path / "counting.py"])).build().train()
+    other = copy.deepcopy(network).checkpoint("*")
+    x = torch.randn(3, 2, 3, 4, 4)
+    for each in (network, other):
+        (each(x[0]).sum() + each(x[1]).square().sum()).backward()
+    assert float(other.get_buffer("steps.0.count")) == 2
+    assert all(torch.equal(a, b) for a, b in zip(network.buffers(), other.buffers(), strict=True))
+    for a, b in zip(network.parameters(), other.parameters(), strict=True):
+        assert torch.equal(a.grad, b.grad)

@@ -140,6 +140,16 @@ def test_what_is_offered_runs(
     assert nibabel.load(tmp_path / "out.nii.gz").shape == (40, 36, 30)
 
 
+def test_a_whole_image_that_does_not_fit_may_fit_in_windows(
+    image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["run", "unet:demo", str(image), "image.pad=auto", "size=[16,16,16]", "-o", str(tmp_path / "out.nii.gz")]
+    have(monkeypatch, "5MB")
+    assert run([*words, "--whole"]) == 1
+    assert "help: without `--whole` it needs" in capsys.readouterr().err
+    assert run([*words, "--overlap", "0"]) == 0
+
+
 @pytest.mark.parametrize(
     ("name", "size", "classes"), [("unet:demo", (48, 48, 48), 3), ("unet", (64, 64), 2)], ids=["volume", "slices"]
 )
