@@ -27,8 +27,12 @@ from composer.dims import ceil_div as ceil_div
 from composer.dims import maximum as maximum
 from composer.dims import minimum as minimum
 from composer.dims import product as product
+from composer.exporters import Exporter as Exporter
 from composer.hookspecs import hookimpl as hookimpl
+from composer.inference import Program as Program
+from composer.passes import Pass as Pass
 from composer.registry import Registry as Registry
+from composer.replacements import Replacement as Replacement
 from composer.types import Type as Type
 from composer.types import map_ as map_
 from composer.types import queries as queries

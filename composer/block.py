@@ -238,7 +238,7 @@ class Block(BaseModel):
 def _declare(cls: type[Block]) -> None:
     """Complete a block class and check what can be checked of it now."""
     cls.slots = dict(_slots(cls))
-    clash = RESERVED & set(cls.model_fields)
+    clash = RESERVED & {*cls.model_fields, *(str(f.alias) for f in cls.model_fields.values() if f.alias)}
     if clash:
         raise DeclarationError(
             f"block `{cls.name}`: `{min(clash)}` is a word of the language, not a name for an option"

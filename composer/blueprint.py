@@ -25,6 +25,7 @@ from composer.diagnostics import (
     nearest,
 )
 from composer.names import Names, evaluate
+from composer.shipped import shipped as shipped
 from composer.source import Map, Seq, span_of
 
 VERSION = 1
@@ -110,7 +111,8 @@ class Blueprint:
     edits: tuple[Edit, ...] = ()
     init: tuple[Any, ...] = ()
     weights: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
-    requires: tuple[str, ...] = ()
+    requires: Mapping[str, Span | None] = field(default_factory=dict)
+    """Distributions whose blocks it uses (`glam>=1.2`), and where each is named."""
     files: tuple[Path, ...] = ()
     library: Mapping[str, Path] = field(default_factory=dict, repr=False)
     span: Span | None = field(default=None, repr=False)
@@ -145,15 +147,6 @@ def load(
     layers = layers.with_preset(preset) if preset else layers
     layers = layers.with_overrides(overrides or {}, addresses)
     return layers.finish(str(what) if str(what) in library or preset else layers.name, library)
-
-
-def shipped() -> dict[str, Path]:
-    """The shipped blueprints: inside the installed package, or beside it in a checkout."""
-    package = Path(__file__).parent
-    for folder in (package / "blueprints", package.parent / "blueprints"):
-        if folder.is_dir():
-            return {p.stem: p for p in sorted(folder.rglob("*.yaml"))}
-    return {}
 
 
 def is_fragment(path: Path) -> bool:
@@ -211,6 +204,7 @@ class _Layers:
     init: tuple[Any, ...]
     weights: Mapping[str, tuple[Any, ...]]
     files: tuple[Path, ...]
+    requires: Mapping[str, Span | None]
     bases: tuple[Span, ...] = ()
 
     @staticmethod
@@ -231,6 +225,7 @@ class _Layers:
             init=tuple(top.get("init") or ()),
             weights=_rules(top.get("weights")),
             files=(path,),
+            requires=_requires(top),
         )
         return own._over_base(library, chain) if top.get("extends") else own
 
@@ -277,6 +272,7 @@ class _Layers:
             init=child.init + self.init,
             weights={s: child.weights.get(s, ()) + self.weights.get(s, ()) for s in sources},
             files=self.files + child.files,
+            requires={**self.requires, **child.requires},
             bases=(*filter(None, [span_of(child.top, "extends")]), *self.bases),
             top=Map({**{k: v for k, v in self.top.items() if k in ("source", "summary")}, **child.top}),
         )
@@ -354,7 +350,7 @@ class _Layers:
             edits=self.edits,
             init=self.init,
             weights=self.weights,
-            requires=tuple(map(str, self.top.get("requires") or ())),
+            requires=self.requires,
             files=self.files,
             library=library,
             span=self.top.key_spans.get("blueprint"),
@@ -362,6 +358,12 @@ class _Layers:
         )
         _check_complete(blueprint, self)
         return blueprint
+
+
+def _requires(top: Map) -> dict[str, Span | None]:
+    """The distributions a file requires, and where it says so."""
+    wanted = top.get("requires") or []
+    return dict(zip(map(str, wanted), getattr(wanted, "item_spans", None) or [None] * len(wanted), strict=False))
 
 
 def _seen_from(mistake: Diagnostic, span: Span | None) -> Diagnostic:
@@ -488,6 +490,13 @@ def merge_specs(base: Any, change: Any) -> Any:
 
 def _as_map(value: Mapping[str, Any]) -> Map:
     return value if isinstance(value, Map) else Map(value)
+
+
+def replaced(spec: Mapping[str, Any], **values: Any) -> Map:
+    """A mapping with some values set, its places kept."""
+    made = joined(_as_map(spec), Map())
+    made.update(values)
+    return made
 
 
 def without(spec: Mapping[str, Any], *keys: str) -> Map:

@@ -521,10 +521,11 @@ _PLUGINS = (
     ),
     Code(
         "BP602",
-        "a block that two plugins claim",
-        """Two plugins bring a block of the same name. Taking either in silence would change networks from one machine
-        to the next, so the name belongs to nobody until one of the two is uninstalled or renames its block. `composer
-        plugins` shows who brings what. It depends on what is installed, not on a blueprint.""",
+        "a name that two plugins claim",
+        """Two plugins bring a block, a blueprint, a format or a pass of the same name, or a plugin brings a blueprint
+        named like a shipped one. Taking either in silence would change networks from one machine to the next, so the
+        name belongs to nobody (a shipped blueprint keeps its own) until one of the two is uninstalled or renamed.
+        `composer plugins` shows who brings what. It depends on what is installed, not on a blueprint.""",
     ),
     Code(
         "BP603",
@@ -547,6 +548,33 @@ _PLUGINS = (
         numbers. The module of a block asked for a number (`.item()`, an `if` on a tensor, a conversion to numpy), or
         failed on these shapes. The message names the node; tell the author of the block. Building and running the
         network are not touched by it.""",
+    ),
+    Code(
+        "BP606",
+        "a plugin of another version of the plugin API",
+        """A plugin says for which version of Composer's hooks it was written (`composer_api = "1"` in its module). This
+        Composer has another one, so the plugin is not loaded rather than called in a way that it does not know. Update
+        the side that the message names. Everything else works without it.""",
+    ),
+    Code(
+        "BP607",
+        "two versions of one plugin",
+        """Two versions of one distribution are installed in the same folder, as an interrupted upgrade leaves them.
+        Whose code is imported cannot be told, so the plugin is not loaded. Uninstall it until nothing is left, then
+        install it again. A version in another folder of the path is no mistake: the first one counts.""",
+    ),
+    Code(
+        "BP608",
+        "an installation that is not as it looks",
+        """A warning that stops nothing. `COMPOSER_PLUGINS` names a plugin that is not installed, or a plugin has a
+        function with the name of a hook that is not marked as one, so that nobody calls it.""",
+    ),
+    Code(
+        "BP609",
+        "an old name",
+        """A warning that stops nothing: the plugin that brings a block has renamed it or one of its options, and the
+        blueprint uses the old name. The network is the same. Write the new name, which the message gives, since a later
+        version of the plugin may forget the old one.""",
     ),
 )
 

@@ -19,7 +19,7 @@ from composer.graph import Graph
 from composer.inference import Program, ProgramInput, infer_all
 from composer.linking import link_all
 from composer.passes import optimize
-from composer.registry import Registry
+from composer.registry import Registry, clash
 
 if TYPE_CHECKING:
     from composer.figures import Cost
@@ -55,6 +55,9 @@ class Blueprint(stage.Blueprint):
         overrides: Mapping[str, Any] | None = None,
     ) -> Blueprint:
         registry = registry or Registry.discover()
+        name = str(source).partition(":")[0]
+        if ("blueprint", name) in registry.disputed and name not in stage.shipped():
+            raise BlueprintError(clash(name, registry.disputed["blueprint", name], "blueprint"))
         with uncollected():
             loaded = stage.load(source, overrides, registry.blueprints)
         return cls(**{f: getattr(loaded, f) for f in stage.Blueprint.__dataclass_fields__}, registry=registry)
@@ -72,14 +75,24 @@ class Blueprint(stage.Blueprint):
             return self._inferred()
 
     def _inferred(self) -> Program:
-        graph, mistakes = link_all(self, self.registry)
-        if mistakes:
-            more = infer_all(graph)[1] if not any(m.code in _STOPS for m in mistakes) else []
-            raise BlueprintError([*mistakes, *(m for m in more if m not in mistakes and m.code != "BP104")])
-        program, mistakes = infer_all(graph)
-        if mistakes:
+        program, mistakes = self._attempted()
+        if program is None or mistakes:
             raise BlueprintError(mistakes)
         return program
+
+    def _attempted(self) -> tuple[Program | None, list[Diagnostic]]:
+        graph, mistakes = link_all(self, self.registry)
+        if any(m.code in _STOPS for m in mistakes):
+            return None, mistakes
+        program, more = infer_all(graph)
+        if mistakes:
+            more = [m for m in more if m not in mistakes and m.code != "BP104"]
+        return program, [*mistakes, *more]
+
+    def attempt(self) -> tuple[Program | None, list[Diagnostic]]:
+        """What can be said of a blueprint with mistakes, and these: parts that no plugin brings have unknown types."""
+        with uncollected():
+            return self._attempted()
 
     def check(self, **shapes: tuple[int, ...]) -> Program:
         """Everything short of building: `check(image=(1, 3, 224, 224))` also checks a shape. Needs no torch."""

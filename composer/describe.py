@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from composer import sizes
 from composer.addresses import is_prefix
-from composer.graph import Body, Call, Graph, Group, Input, Ref, Through
+from composer.graph import Body, Broken, Call, Graph, Group, Input, Ref, Through
 from composer.inference import Program
 from composer.strides import multiples, readable
-from composer.types import Type
+from composer.types import UNKNOWN, Type
 
 if TYPE_CHECKING:
     from composer.module import Network
@@ -21,12 +21,12 @@ def describe(program: Program, network: Network | None = None) -> dict[str, Any]
     return _Description(program, _counts(network)).whole()
 
 
-def _counts(network: Network | None) -> dict[str, int]:
-    return {name: p.numel() for name, p in network.named_parameters()} if network is not None else {}
+def _counts(network: Network | None) -> dict[str, int] | None:
+    return {name: p.numel() for name, p in network.named_parameters()} if network is not None else None
 
 
 class _Description:
-    def __init__(self, program: Program, counts: Mapping[str, int]):
+    def __init__(self, program: Program, counts: Mapping[str, int] | None):
         self.program, self.counts = program, counts
         self.graph: Graph = program.graph
         self.passed: dict[str, Input] = {}
@@ -41,7 +41,7 @@ class _Description:
             "source": dict(blueprint.source) or None,
             "file": blueprint.path,
             "params": {n: v for n, v in blueprint.values.items() if _plain(v)},
-            "parameters": sum(self.counts.values()),
+            "parameters": sum(self.counts.values()) if self.counts is not None else None,
             "inputs": [
                 {"name": i.name, "type": str(i.type), "optional": i.optional, "pad": i.pad} for i in program.inputs
             ],
@@ -62,10 +62,13 @@ class _Description:
             "training": output.training,
         }
 
-    def node(self, body: Body | None, slot: str = "") -> Iterator[dict[str, Any]]:
+    def node(self, body: Body | None, slot: str = "", unknown: bool = False) -> Iterator[dict[str, Any]]:
+        """A part; below one of an `unknown` type nothing was computed, and all that is written there is shown."""
         if isinstance(body, Through):
             self.passed[body.address] = body.result
-        if not isinstance(body, (Call, Group)) or body.address not in self.program.types:
+        if isinstance(body, Broken) and body.use:
+            yield self.missing(body, slot)
+        if not isinstance(body, (Call, Group)) or (body.address not in self.program.types and not unknown):
             return  # left out, or a slot its owner has no use for
         made: dict[str, Any] = {
             "address": body.address,
@@ -74,15 +77,37 @@ class _Description:
             "use": body.use,
             "options": {k: _readable(v) for k, v in body.written.items() if _plain(v) and k not in _slots(body)},
             "type": self.type(body.address),
-            "parameters": sum(n for name, n in self.counts.items() if name.startswith(body.address + ".")),
+            "parameters": self.parameters(body.address),
             "from": self.sources(body),
             "place": _place(body),
         }
         if slot:
             made["slot"] = slot
         parts: list[tuple[Body | None, str]] = [(m, "") for m in _members(body)]
-        made["children"] = [n for part, name in parts + _parts(body) for n in self.node(part, name)]
+        unknown = self.program.types.get(body.address, UNKNOWN) is UNKNOWN
+        made["children"] = [n for part, name in parts + _parts(body) for n in self.node(part, name, unknown)]
         yield made
+
+    def missing(self, body: Broken, slot: str) -> dict[str, Any]:
+        """A part whose block no installed plugin has."""
+        made: dict[str, Any] = {
+            "address": body.address,
+            "name": _name(body.address),
+            "kind": "missing",
+            "use": body.use,
+            "options": {k: _readable(v) for k, v in body.written.items()},
+            "type": "unknown",
+            "parameters": None,
+            "from": self.sources(body),
+            "place": _place(body),
+            "children": [],
+        }
+        return {**made, "slot": slot} if slot else made
+
+    def parameters(self, address: str) -> int | None:
+        if self.counts is None:
+            return None
+        return sum(n for name, n in self.counts.items() if name.startswith(address + "."))
 
     def type(self, address: str) -> Any:
         return _shown(self.program.types.get(address), self.strides)
@@ -117,9 +142,10 @@ def _slots(body: Call | Group) -> Any:
 
 def _reads(body: Body | None) -> Iterator[tuple[str, Ref]]:
     """Every reference inside a part."""
-    if isinstance(body, Call):
+    if isinstance(body, (Call, Broken)):
         for port, value in body.inputs.items():
             yield from ((port, r) for r in _refs(value))
+    if isinstance(body, Call):
         for part in body.parts.values():
             yield from _reads(part)
     elif isinstance(body, Group):
@@ -142,11 +168,13 @@ def _name(address: str) -> str:
     return ".".join(words[-2:]) if words[-1].isdigit() and len(words) > 1 else words[-1]
 
 
-def _place(body: Call | Group) -> str | None:
+def _place(body: Call | Group | Broken) -> str | None:
     return f"{body.span.source.name.rpartition('/')[2]}:{body.span.line}" if body.span else None
 
 
 def _shown(type_: Any, strides: Mapping[str, int]) -> Any:
+    if type_ is UNKNOWN:
+        return "unknown"
     if isinstance(type_, Type):
         return readable(type_, strides)
     if isinstance(type_, Mapping):

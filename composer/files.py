@@ -3,25 +3,53 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from composer.diagnostics import BlueprintError, Diagnostic
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all. Raises `BlueprintError` where the folder cannot be written to."""
+def write_text(path: Path, text: str, fresh: bool = False) -> None:
+    """Write a text file, whole or not at all; a `fresh` one must not exist. Raises `BlueprintError` where the folder
+    cannot be written to."""
     try:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     except OSError as fault:
-        raise BlueprintError(Diagnostic("BP806", f"cannot write {path}: {fault.strerror or fault}")) from None
+        raise refused(path, fault) from None
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
+        if fresh:
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL))  # takes the name, or fails where it is taken
         publish(Path(temporary), path)
     except OSError as fault:
         os.unlink(temporary)
-        raise BlueprintError(Diagnostic("BP806", f"cannot write {path}: {fault.strerror or fault}")) from None
+        raise refused(path, fault) from None
+
+
+def write_folder(path: Path, files: Mapping[str, str]) -> None:
+    """Write a new folder of text files, by their paths in it: whole or not at all. What exists stays as it is."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
+    except OSError as fault:
+        raise refused(path, fault) from None
+    try:
+        for name, text in files.items():
+            (temporary / name).parent.mkdir(parents=True, exist_ok=True)
+            (temporary / name).write_text(text, encoding="utf-8")
+        os.chmod(temporary, 0o777 & ~_umask())
+        os.rename(temporary, path)  # onto a file or a folder with something in it this fails
+    except OSError as fault:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise refused(path, fault) from None
+
+
+def refused(path: Path, fault: OSError) -> BlueprintError:
+    """The message about a place that cannot be written to."""
+    return BlueprintError(Diagnostic("BP806", f"cannot write {path}: {fault.strerror or fault}"))
 
 
 def publish(temporary: Path, path: Path) -> None:

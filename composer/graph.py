@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from composer.block import Block
 from composer.blueprint import Blueprint, Edit
-from composer.diagnostics import Span
+from composer.diagnostics import Diagnostic, Span
 
 if TYPE_CHECKING:
     from composer.scopes import Sight
@@ -45,6 +45,8 @@ class Call:
     sight: Sight | None = field(default=None, compare=False, repr=False)
     slot: str = ""
     unused: tuple[Body, ...] = ()
+    incomplete: bool = False
+    """Whether a part in its slots is broken."""
 
 
 @dataclass(frozen=True)
@@ -83,9 +85,16 @@ class Given:
 
 @dataclass(frozen=True)
 class Broken:
-    """A part with a mistake, already reported; nothing more is said about what depends on it."""
+    """A part with a mistake, already reported; nothing more is said about what depends on it.
+
+    `use` is the block that no plugin has, where that is the mistake; the part is drawn with it.
+    """
 
     address: str
+    use: str = ""
+    inputs: Mapping[str, Input] = field(default_factory=dict)
+    written: Mapping[str, Any] = field(default_factory=dict)
+    span: Span | None = None
 
 
 Body = Call | Group | Through | Given | Broken
@@ -134,3 +143,5 @@ class Graph:
     changes: Mapping[str, Changed] = field(default_factory=dict, compare=False, repr=False)
     specs: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
     """What is written at each address, after all edits."""
+    warnings: tuple[Diagnostic, ...] = field(default=(), compare=False)
+    """What works and should be written otherwise, such as old names."""

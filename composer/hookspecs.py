@@ -1,10 +1,12 @@
-"""The whole extension surface: four hooks, each optional.
+"""The whole extension surface: five hooks, each optional, and called with nothing.
 
 A plugin is a module (or an object) with functions of these names marked `@composer.hookimpl`, announced by an entry
 point of the group `composer`:
 
     [project.entry-points.composer]
     my_plugin = "my_plugin"
+
+The module says `composer_api = "1"`: the version of this surface that it was written for.
 """
 
 from __future__ import annotations
@@ -19,6 +21,11 @@ if TYPE_CHECKING:
     from composer.block import Block
     from composer.exporters import Exporter
     from composer.passes import Pass
+    from composer.replacements import Replacement
+
+API = "1"
+"""The version of this surface: it counts up when a hook changes so that a plugin has to. A plugin of another version
+is not loaded, and the message says which side to update."""
 
 hookspec = pluggy.HookspecMarker("composer")
 hookimpl = pluggy.HookimplMarker("composer")
@@ -45,4 +52,10 @@ def register_exporters() -> Iterable[tuple[str, Callable[[], Exporter]]]:
 @hookspec
 def register_blueprints() -> Iterable[Path]:
     """Paths of blueprint files that may be named by their stem."""
+    return ()
+
+
+@hookspec
+def register_replacements() -> Iterable[Replacement]:
+    """Blocks and options of this plugin that had other names: blueprints with the old ones go on, with a warning."""
     return ()

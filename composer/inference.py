@@ -278,7 +278,7 @@ class _Inference:
             value = self.new(self.input_type(body.type, self.axes(body.type)[0]), "first")
         else:
             self.calls[body.address] = body
-            value = self.safely(body, lambda: self.call(body))
+            value = self.incomplete(body) if body.incomplete else self.safely(body, lambda: self.call(body))
         self.name(body.address, value)
         return value
 
@@ -306,6 +306,16 @@ class _Inference:
                 raise
             raise PluginError(_rule_fault(call, fault)) from fault
         return self.new(UNKNOWN, "first")
+
+    def incomplete(self, call: Call) -> Any:
+        """A part with a broken part in a slot: its type as far as it can be told, and nothing more is said about it."""
+        said = len(self.mistakes)
+        try:
+            return self.safely(call, lambda: self.call(call))
+        except PluginError:  # a rule that met an unknown type
+            return self.new(UNKNOWN, "first")
+        finally:
+            del self.mistakes[said:]
 
     def group(self, group: Group) -> Any:
         for ref, wanted, span in group.checks:

@@ -16,10 +16,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from composer import blueprint as blueprints
-from composer import reaching
+from composer import reaching, renewing
 from composer.addresses import Pattern, is_prefix
 from composer.block import RESERVED, Block, SlotSpec
-from composer.blueprint import Blueprint, Edit, merge_specs, without
+from composer.blueprint import Blueprint, Edit, merge_specs, replaced, without
 from composer.diagnostics import BlueprintError, Diagnostic, Label, Span, did_you_mean, listing, nearest, once
 from composer.edits import as_inline, changed
 from composer.expressions import ExpressionError
@@ -40,6 +40,7 @@ from composer.graph import (
 from composer.names import Closure, Names, evaluate, is_var
 from composer.origins import with_origins
 from composer.registry import Registry, clash
+from composer.requirements import absent, unmet
 from composer.scopes import Missing, Scope, circle
 from composer.source import NOWHERE, Map, span_of
 
@@ -101,6 +102,7 @@ class _Linker:
         self.registry, self.blueprint = registry, blueprint
         self.library = {**registry.blueprints, **blueprint.library}
         self.mistakes: list[Diagnostic] = []
+        self.warnings: list[Diagnostic] = []
         self.addresses: dict[str, bool] = {}  # address -> whether it has several outputs
         self.parts: dict[str, dict[str, None]] = {}  # address -> its copies and outputs
         self.loops: set[str] = set()
@@ -114,6 +116,7 @@ class _Linker:
         self.declared: dict[str, Span | None] = {}  # address -> where the part stands that they changed
         self.specs: dict[str, Any] = {}  # address -> what stands there after them
         self.shared: list[tuple[str, str]] = []
+        self.old_names = renewing.old_names(registry)
         self.depth = 0
         self.times = 1  # copies that the loops around this place make
         self.stopped = False  # there are too many parts, so that loops end
@@ -160,15 +163,13 @@ class _Linker:
         self.missed_edits(0)
         self.mistakes += reaching.undone(self.trail)
         changes = {a: Changed(self.declared.get(a), tuple(edits)) for a, edits in self.trail.items()}
-        return Graph(blueprint, inputs, members, outputs, changes, self.specs)
+        return Graph(blueprint, inputs, members, outputs, changes, self.specs, tuple(once(self.warnings)))
 
     def requirements(self, blueprint: Blueprint) -> None:
-        have = {p.distribution for p in self.registry.plugins} | {p.name for p in self.registry.plugins}
-        for wanted in blueprint.requires:
-            name = wanted.split(">")[0].split("=")[0].split("<")[0].strip()
-            if name not in have:
-                text = f"this blueprint requires the plugin `{wanted}`, which is not installed"
-                self.report(Diagnostic("BP103", text, blueprint.span, help=(f"pip install '{wanted}'",)))
+        for wanted, span in blueprint.requires.items():
+            fault = unmet(wanted, self.registry)
+            if fault is not None:
+                self.report(replace(fault, span=span or blueprint.span))
 
     def document(
         self, blueprint: Blueprint, prefix: str, names: Names, scope: Scope, first: Input
@@ -345,10 +346,12 @@ class _Linker:
     # --- edits -------------------------------------------------------------------------------------------------
 
     def edited(self, address: str, spec: Any, empty: bool = False) -> Any:
-        """The spec after every `set`, `replace`, `wrap` and `remove` at its address; None when it is removed.
+        """The spec after every `set`, `replace`, `wrap` and `remove` at its address; None when it is removed. Old names
+        of blocks and options become the new ones.
 
         An `empty` slot is filled by an edit that names it, not by a glob such as `blocks.*` that means what is there.
         """
+        spec = self.renewed(spec)
         for k, (_, edit, pattern) in enumerate(self.edits):
             if empty and pattern.text.endswith("*"):
                 continue
@@ -360,7 +363,7 @@ class _Linker:
                 self.trail.setdefault(address, []).append(edit)
                 self.declared.setdefault(address, written_at(spec))
                 self.redone |= {(k, address)} if edit.action in ("replace", "remove") else set()
-                spec = changed(spec, edit)
+                spec = self.renewed(changed(spec, renewing.in_edit(edit, spec, self.old_names, self.warnings)))
                 if spec is None:
                     return None
         self.specs[address] = spec
@@ -368,7 +371,12 @@ class _Linker:
 
     def takes(self, spec: Any, edit: Edit) -> bool:
         """Whether the part of a short edit has its option."""
-        return reaching.takes(spec, reaching.option_of(edit), self.registry.blocks)
+        key = renewing.option(spec, reaching.option_of(edit), self.old_names)
+        return reaching.takes(spec, key, self.registry.blocks)
+
+    def renewed(self, spec: Any) -> Any:
+        """A spec with the names that its block and options have today; each old one is a warning."""
+        return renewing.renewed(spec, self.old_names, self.warnings) if self.old_names else spec
 
     def inserted(self, address: str) -> list[tuple[str, Any, bool, Span | None]]:
         found: list[tuple[str, Any, bool, Span | None]] = []
@@ -457,7 +465,8 @@ class _Linker:
         raise BlueprintError(Diagnostic("BP207", text, span))
 
     def exists(self, name: str) -> bool:
-        return name in self.registry.blocks or name in self.registry.clashes or name.partition(":")[0] in self.library
+        known = name in self.registry.blocks or name in self.registry.clashes or name in self.old_names
+        return known or name.partition(":")[0] in self.library
 
     def node(
         self, address: str, name: str, spec: Map, names: Names, scope: Scope, line: _Line, span: Span | None
@@ -769,7 +778,12 @@ class _Linker:
         known = use in self.registry.blocks or use in self.registry.clashes
         if not known and (use.rpartition(":")[0] in self.library or use in self.library or use.endswith(".yaml")):
             return self.nested(replace(site, span=place), use)
-        block_class = self.block_class(use, place)
+        if use in self.old_names and use != spec["use"]:  # an expression's value
+            spec = self.renewed(replaced(spec, use=use))
+            site, use = replace(site, spec=spec), spec["use"]
+        if use not in self.registry.blocks:
+            return self.without_block(site, use, place)
+        block_class = self.registry.blocks[use]
         inputs = self.bound(block_class, site.ports, address, place)
         written, spans = self.options(block_class, spec, names)
         block = self.configured(block_class, written, spans, place, spec, address)
@@ -779,24 +793,33 @@ class _Linker:
         self.register(address, block_class.many)
         return Call(
             address, use, block, inputs, parts, written, self.module(address), place, spans,
-            site.scope.sight(), site.slot, self.unused(site),
+            site.scope.sight(), site.slot, self.unused(site), any(is_prefix(address, b) for b in self.broken),
         )  # fmt: skip
 
-    def block_class(self, use: str, span: Span | None) -> type[Block]:
-        if use in self.registry.blocks:
-            return self.registry.blocks[use]
+    def without_block(self, site: _Site, use: str, span: Span | None) -> Broken:
+        """A part whose block nobody brings: reported, and the graph around it goes on."""
+        self.report(replace(self.no_block(use, span), address=site.address))
+        self.broken.add(site.address)
+        site.scope.read |= _words(site.spec)  # what its slots would have read is not unused
+        self.register(site.address, many=True)
+        plain = {k: v for k, v in site.spec.items() if k not in RESERVED and not isinstance(v, (dict, list))}
+        return Broken(site.address, use, site.ports, plain, span)
+
+    def no_block(self, use: str, span: Span | None) -> Diagnostic:
         if use in self.registry.clashes:
-            raise BlueprintError(replace(clash(use, self.registry.clashes[use]), span=span))
+            return replace(clash(use, self.registry.clashes[use]), span=span)
         names = [*self.registry.blocks, *self.library]
         namespace = use.split(".")[0]
+        advice = absent(self.blueprint, self.registry)
         if "." in use and not any(n.startswith(f"{namespace}.") for n in names):
             text = f"unknown block `{use}`; no installed plugin provides the namespace `{namespace}`"
             close = nearest(use.split(".")[-1], names) or nearest(use, names)
-            help = (f"did you mean `{close[0]}`?",) if close else ()
-            raise BlueprintError(Diagnostic("BP103", text, span, help=help))
+            help = (f"did you mean `{close[0]}`?",) if close and not advice else ()
+            return Diagnostic("BP103", text, span, help=(*advice, *help))
         siblings = [n for n in names if n.startswith(f"{namespace}.")] if "." in use else []
         note = (f"`{namespace}.…`: {listing(siblings)}",) if siblings else ()
-        raise BlueprintError(Diagnostic("BP102", f"unknown block `{use}`{did_you_mean(use, names)}", span, notes=note))
+        text = f"unknown block `{use}`{did_you_mean(use, names)}"
+        return Diagnostic("BP102", text, span, notes=note, help=advice)
 
     def options(self, block: type[Block], spec: Map, names: Names) -> tuple[dict[str, Any], dict[str, Span | None]]:
         """The options written at a node, evaluated; slots stay as written."""

@@ -3,48 +3,41 @@
 pluggy's own loader stops at the first plugin that fails and takes the second of two equal names in silence; so plugins
 are loaded one by one here. A plugin that fails is reported and the others live; a name claimed twice belongs to nobody
 until the user removes one of the two, because silently picking one would change networks.
+
+Which plugins are loaded is the user's choice: the environment variable `COMPOSER_PLUGINS=a,b` names those that are,
+by entry point or distribution, and `--no-plugins` none. What Composer's own distribution brings is always there.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import os
+import re
 import sys
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, distributions, entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import pluggy
-
-from composer import hookspecs
 from composer.block import Block
-from composer.diagnostics import BlueprintError, Diagnostic, PluginError
+from composer.diagnostics import BlueprintError, Diagnostic, PluginError, listing
+from composer.plugins import GROUP, Added, Plugin, added, failed
+from composer.replacements import Replacement
+from composer.shipped import OWN, shipped
 
-GROUP = "composer"
-
-
-@dataclass(frozen=True)
-class Plugin:
-    """A loaded plugin, or one that failed (`fault`)."""
-
-    name: str
-    distribution: str
-    version: str
-    blocks: tuple[str, ...] = ()
-    blueprints: tuple[str, ...] = ()
-    fault: Diagnostic | None = None
-
-    @property
-    def label(self) -> str:
-        return f"{self.distribution} {self.version}".strip()
+ALLOWED = "COMPOSER_PLUGINS"
+"""The environment variable that names the plugins to load; unset, all are."""
 
 
 @dataclass(frozen=True)
 class Registry:
-    """Blocks and blueprints by name. `clashes` are names that two plugins claim."""
+    """Blocks, blueprints and formats by name. Names that two plugins claim are in `clashes` (blocks) and `disputed`
+    (the others, by kind and name) and belong to nobody. `off` are plugins that the user's choice leaves out.
+    """
 
     blocks: Mapping[str, type[Block]] = field(default_factory=dict)
     owners: Mapping[str, Plugin] = field(default_factory=dict)
@@ -53,6 +46,12 @@ class Registry:
     exporters: Mapping[str, Any] = field(default_factory=dict)
     plugins: tuple[Plugin, ...] = ()
     clashes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    disputed: Mapping[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
+    replacements: Mapping[str, Replacement] = field(default_factory=dict)
+    """By the name that old blueprints use: of a block that is gone, or of one with options that are."""
+    off: tuple[str, ...] = ()
+    notices: tuple[Diagnostic, ...] = ()
+    """What is odd about the installation and stops nothing."""
 
     @staticmethod
     def of(*blocks: type[Block]) -> Registry:
@@ -60,123 +59,208 @@ class Registry:
         return Registry({b.name: b for b in blocks})
 
     @staticmethod
-    def discover(files: Iterable[str | Path] = ()) -> Registry:
-        """All installed plugins, and plugin files named by the user."""
-        registry = _installed()
+    def discover(files: Iterable[str | Path] = (), only: Iterable[str] | None = None) -> Registry:
+        """Installed plugins, and plugin files named by the user. Without `only` the environment variable
+        COMPOSER_PLUGINS says which; without it too, all."""
+        registry = _installed(allowed() if only is None else frozenset(map(canonical, only)))
         for path in files:
             registry = registry.with_file(Path(path))
         return registry
 
     def with_file(self, path: Path) -> Registry:
         """This registry and the blocks of one Python file; a fault in it is the user's to see at once."""
-        plugin = Plugin(path.stem, str(path), "")
+        plugin = Plugin(path.stem, str(path), "", package=f"composer_plugin_{path.stem}")
         try:
             module = _module(path)
         except BlueprintError:
             raise
         except BaseException as fault:
-            raise PluginError(_fault(plugin, fault)) from fault
+            raise PluginError(failed(plugin, fault)) from fault
         return self._with(plugin, module, strict=True)
 
     def _with(self, plugin: Plugin, module: Any, strict: bool = False) -> Registry:
+        start = time.perf_counter()
         try:
-            added = _called(module, plugin)
+            brought = added(module, plugin)
         except BaseException as fault:
             if isinstance(fault, KeyboardInterrupt):
                 raise
-            broken = _fault(plugin, fault)
+            broken = failed(plugin, fault)
             if strict:
                 raise PluginError(broken) from fault
-            return replace(self, plugins=(*self.plugins, replace(plugin, fault=broken)))
-        return self._joined(added, strict)
+            return self._without(plugin, broken)
+        seconds = plugin.seconds + time.perf_counter() - start
+        return self._joined(replace(brought, plugin=replace(brought.plugin, seconds=seconds)), strict)
 
-    def _joined(self, added: _Added, strict: bool) -> Registry:
-        blocks, owners, clashes = dict(self.blocks), dict(self.owners), dict(self.clashes)
-        for block in added.blocks:
-            if block.name in blocks or block.name in clashes:
-                owner = self.owners.get(block.name)
-                both = (*clashes.get(block.name, (owner.label if owner else "?",)), added.plugin.label)
-                if strict:
-                    raise PluginError(clash(block.name, both))
-                clashes[block.name] = both
-                blocks.pop(block.name, None)
-            else:
-                blocks[block.name], owners[block.name] = block, added.plugin
+    def _without(self, plugin: Plugin, fault: Diagnostic) -> Registry:
+        """This registry, and that a plugin failed."""
+        return replace(self, plugins=(*self.plugins, replace(plugin, fault=fault)))
+
+    def _joined(self, brought: Added, strict: bool) -> Registry:
+        claims = _Claims(self, brought.plugin, strict)
+        passes = claims.joined("pass", {p.name: p for p in self.passes}, {p.name: p for p in brought.passes})
         return replace(
             self,
-            blocks=blocks,
-            owners=owners,
-            clashes=clashes,
-            blueprints={**{p.stem: p for p in added.blueprints}, **self.blueprints},
-            passes=(*self.passes, *added.passes),
-            exporters={**self.exporters, **dict(added.exporters)},
-            plugins=(*self.plugins, added.plugin),
+            blocks=claims.joined("block", self.blocks, {b.name: b for b in brought.blocks}),
+            blueprints=claims.joined("blueprint", self.blueprints, {p.stem: p for p in brought.blueprints}),
+            passes=tuple(passes.values()),
+            exporters=claims.joined("format", self.exporters, dict(brought.exporters)),
+            replacements=claims.joined(
+                "old name", self.replacements, {r.block: r for r in brought.plugin.replacements}
+            ),
+            owners={n: p for n, p in claims.owners.items() if n not in claims.clashes},
+            clashes=claims.clashes,
+            disputed=claims.disputed,
+            plugins=(*self.plugins, brought.plugin),
         )
 
 
-@dataclass(frozen=True)
-class _Added:
-    plugin: Plugin
-    blocks: tuple[type[Block], ...]
-    blueprints: tuple[Path, ...]
-    passes: tuple[Any, ...]
-    exporters: tuple[Any, ...]
+class _Claims:
+    """Names that one more plugin claims, beside those that have owners."""
+
+    def __init__(self, registry: Registry, plugin: Plugin, strict: bool):
+        self.registry, self.plugin, self.strict = registry, plugin, strict
+        self.owners, self.clashes = dict(registry.owners), dict(registry.clashes)
+        self.disputed = dict(registry.disputed)
+
+    def joined(self, kind: str, known: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+        """Both, without the names in both."""
+        result = dict(known)
+        for name, value in new.items():
+            before = self.claimants(kind, name, known)
+            if before:
+                self.refuse(kind, name, (*before, self.plugin.label))
+                result.pop(name, None)
+                continue
+            result[name] = value
+            if kind == "block":
+                self.owners[name] = self.plugin
+        return result
+
+    def claimants(self, kind: str, name: str, known: Mapping[str, Any]) -> tuple[str, ...]:
+        """Who claims a name already."""
+        earlier = self.clashes.get(name) if kind == "block" else self.disputed.get((kind, name))
+        if earlier:
+            return earlier
+        if kind == "blueprint" and name in shipped():
+            return (OWN,)
+        return (self.owner(kind, name),) if name in known else ()
+
+    def owner(self, kind: str, name: str) -> str:
+        """The plugin that brought a name."""
+        if kind == "block":
+            return self.owners[name].label if name in self.owners else "?"
+        bringing = (p.label for p in self.registry.plugins if name in _names(p, kind))
+        return next(bringing, "?")
+
+    def refuse(self, kind: str, name: str, owners: tuple[str, ...]) -> None:
+        if self.strict:
+            raise PluginError(clash(name, owners, kind))
+        if kind == "block":
+            self.clashes[name] = owners
+        else:
+            self.disputed[kind, name] = owners
 
 
-def clash(name: str, owners: Iterable[str]) -> Diagnostic:
+def _names(plugin: Plugin, kind: str) -> Iterable[str]:
+    """What a plugin brings of one kind."""
+    if kind == "old name":
+        return [r.block for r in plugin.replacements]
+    return {"blueprint": plugin.blueprints, "pass": plugin.passes, "format": plugin.exporters}[kind]
+
+
+def clash(name: str, owners: Iterable[str], kind: str = "block") -> Diagnostic:
     """The message about a name that belongs to nobody."""
+    owners = tuple(owners)
+    if kind == "blueprint" and owners[0] == OWN:
+        text = f"{' and '.join(owners[1:])} brings a blueprint `{name}`, which is the name of a shipped one"
+        return Diagnostic("BP602", text, help=("the name means the shipped one; ask the plugin's author for another",))
     return Diagnostic(
         "BP602",
-        f"two plugins claim the block `{name}`: {' and '.join(owners)}",
+        f"two plugins claim the {kind} `{name}`: {' and '.join(owners)}",
         help=("uninstall one of them, or ask its author for another name",),
     )
 
 
-@lru_cache(maxsize=1)
-def _installed() -> Registry:
-    registry = Registry()
-    for point in sorted(entry_points(group=GROUP), key=lambda p: (p.name, p.value)):
-        registry = _loaded(registry, point)
-    return registry
+# --- which plugins -----------------------------------------------------------------------------------------------
+
+
+def canonical(name: str) -> str:
+    """A distribution's name as indexes compare it: `My_Plugin` is `my-plugin`."""
+    return re.sub(r"[-_.]+", "-", name.strip()).lower()
+
+
+def allowed() -> frozenset[str] | None:
+    """The plugins that the environment names; None where it does not say."""
+    text = os.environ.get(ALLOWED)
+    return None if text is None else frozenset(canonical(w) for w in text.split(",") if w.strip())
+
+
+@lru_cache(maxsize=8)
+def _installed(only: frozenset[str] | None = None) -> Registry:
+    registry, off = Registry(), []
+    points = sorted(entry_points(group=GROUP), key=lambda p: (p.name, p.value))
+    for point in points:
+        if _is_on(point, only):
+            registry = _loaded(registry, point)
+        else:
+            off.append(point.name)
+    known = {name for point in points for name in (canonical(point.name), _distribution(point))}
+    unknown = sorted((only or frozenset()) - known)
+    return replace(registry, off=tuple(off), notices=(*registry.notices, *map(_unknown, unknown)))
+
+
+def _distribution(point: EntryPoint) -> str:
+    return canonical(point.dist.name) if point.dist else ""
+
+
+def _is_on(point: EntryPoint, only: frozenset[str] | None) -> bool:
+    own = _distribution(point)
+    return only is None or own == OWN or bool({canonical(point.name), own} & only)
+
+
+def _unknown(name: str) -> Diagnostic:
+    text = f"{ALLOWED} names the plugin `{name}`, which is not installed"
+    return Diagnostic("BP608", text, help=("`composer plugins` lists those that are",), severity="warning")
 
 
 def _loaded(registry: Registry, point: EntryPoint) -> Registry:
-    dist = point.dist
-    plugin = Plugin(point.name, dist.name if dist else point.value, dist.version if dist else "")
+    dist, package = point.dist, point.value.partition(":")[0].split(".")[0]
+    plugin = Plugin(
+        point.name, dist.name if dist else point.value, dist.version if dist else "", package=package.strip()
+    )
+    double = _double(plugin)
+    if double is not None and canonical(plugin.distribution) != OWN:
+        return registry._without(plugin, double)
+    if double is not None:  # the code that runs is one, whatever is written beside it
+        registry = replace(registry, notices=(*registry.notices, replace(double, severity="warning")))
+    start = time.perf_counter()
     try:
         module = point.load()
     except KeyboardInterrupt:
         raise
     except BaseException as fault:  # a plugin may even call sys.exit(): the host lives on
-        return replace(registry, plugins=(*registry.plugins, replace(plugin, fault=_fault(plugin, fault))))
-    return registry._with(plugin, module)
+        return registry._without(plugin, failed(plugin, fault))
+    return registry._with(replace(plugin, seconds=time.perf_counter() - start), module)
 
 
-def _called(module: Any, plugin: Plugin) -> _Added:
-    """What one plugin registers; a manager of its own keeps its hooks from others' faults."""
-    manager = pluggy.PluginManager(GROUP)
-    manager.add_hookspecs(hookspecs)
-    manager.register(module, plugin.name)
-    manager.check_pending()
-    blocks = tuple(b for group in manager.hook.register_blocks() for b in group) or _declared(module)
-    for block in blocks:
-        if not (isinstance(block, type) and issubclass(block, Block) and block.name):
-            raise TypeError(f"register_blocks returned {block!r}, which is not a Block class with a name")
-    names = [b.name for b in blocks]
-    twice = next((n for n in names if names.count(n) > 1), None)
-    if twice:
-        raise TypeError(f"it registers two blocks named `{twice}`")
-    files = tuple(Path(p) for group in manager.hook.register_blueprints() for p in group)
-    plugin = replace(plugin, blocks=tuple(names), blueprints=tuple(p.stem for p in files))
-    passes = tuple(p for group in manager.hook.register_passes() for p in group)
-    exporters = tuple(e for group in manager.hook.register_exporters() for e in group)
-    return _Added(plugin, blocks, files, passes, exporters)
+def _double(plugin: Plugin) -> Diagnostic | None:
+    """Two versions of one distribution in one folder, which an interrupted upgrade leaves: which one's code is there?
 
-
-def _declared(module: Any) -> tuple[type[Block], ...]:
-    """Named blocks defined in a single file, which needs no hook."""
-    found = [v for v in vars(module).values() if isinstance(v, type) and issubclass(v, Block) and v.name]
-    return tuple(b for b in found if b.__module__ == getattr(module, "__name__", None))
+    In two folders the first on the path is the one that Python takes, for code and metadata alike.
+    """
+    folders: dict[str, dict[str, str]] = {}
+    for dist in distributions(name=plugin.distribution):
+        path = Path(str(getattr(dist, "_path", "")))
+        folders.setdefault(str(path.parent), {})[dist.version] = path.name
+    found = next(((f, v) for f, v in folders.items() if len(v) > 1), None)
+    if found is None:
+        return None
+    folder, versions = found
+    text = f"two versions of `{plugin.distribution}` are installed side by side: {listing(sorted(versions))}"
+    once = f"`pip uninstall {plugin.distribution}` until it says that it is not installed, then install it again"
+    notes = (f"in {folder}: {listing(sorted(versions.values()))}",)
+    return Diagnostic("BP607", text, notes=notes, help=(once,))
 
 
 def _module(path: Path) -> ModuleType:
@@ -189,20 +273,3 @@ def _module(path: Path) -> ModuleType:
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
-
-
-def _fault(plugin: Plugin, fault: BaseException) -> Diagnostic:
-    """Where a plugin broke: the last line of its own code, in one message."""
-    trace, place = fault.__traceback__, ""
-    while trace is not None:
-        place = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
-        trace = trace.tb_next
-    where = getattr(fault, "filename", None)
-    if isinstance(fault, SyntaxError) and where:
-        place = f"{where}:{fault.lineno}"
-    return Diagnostic(
-        "BP601",
-        f"the plugin `{plugin.name}` ({plugin.label}) does not load: {type(fault).__name__}: {fault}",
-        notes=(f"at {place}",) if place else (),
-        help=("its blocks are missing, everything else works; tell its author",),
-    )

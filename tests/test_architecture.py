@@ -17,12 +17,13 @@ CORE = Path(composer.__file__).parent
 PLUGIN = CORE.parent / "plugins" / "composer_blocks"
 PASSES = sorted(f"passes.{p.stem}" for p in (CORE / "passes").glob("*.py") if p.stem != "__init__")
 WALK = [
-    *"diagnostics dims types expressions source names addresses notation block hookspecs registry".split(),
-    *"phrases sizes layouts blueprint graph scopes edits reaching origins linking liveness inference strides".split(),
+    *"diagnostics dims types expressions source names addresses notation block replacements hookspecs shipped".split(),
+    *"plugins registry".split(),
+    *"phrases sizes layouts blueprint graph scopes edits reaching renewing requirements origins linking liveness inference strides".split(),
     "causes",
     *PASSES,
     *"passes writing flat keymap init fitting segments module weights exporters figures memory budget storages".split(),
-    *"cost compose remedies".split(),
+    *"cost compose remedies doctor".split(),
 ]
 """Each may import those before it."""
 FREE = {"__init__", "cli"}
@@ -126,8 +127,8 @@ def test_checking_a_shipped_blueprint_imports_no_torch() -> None:
 
 
 PUBLIC = set(
-    "Block BlueprintError Blueprint ComposerError DeclarationError Diagnostic Int InternalError Natural Number PerAxis "
-    "PerAxisNatural PluginError Positive Rate Registry Rule Scope Size Slot Type Value ceil_div compose hookimpl load map_ "
+    "Block BlueprintError Blueprint ComposerError DeclarationError Diagnostic Exporter Int InternalError Natural Number Pass PerAxis "
+    "PerAxisNatural PluginError Positive Program Rate Registry Replacement Rule Scope Size Slot Type Value ceil_div compose hookimpl load map_ "
     "maximum minimum product queries slot vector".split()
 )
 

@@ -10,7 +10,9 @@ import typer
 
 from composer.causes import Axis, Cause, Sizes
 from composer.cli import common
+from composer.compose import Blueprint
 from composer.diagnostics import BlueprintError, Diagnostic
+from composer.inference import Program
 
 
 def add_to(app: typer.Typer) -> None:
@@ -32,7 +34,9 @@ def check(
     from composer.strides import multiples
 
     loaded = common.load(blueprint, overrides, plugin)
-    program = loaded.check()
+    program, missing = typed(loaded)
+    if missing:
+        return unfinished(program, missing, json)
     if size:
         spec = program.inputs[0]
         loaded.check(**{spec.name: (1, spec.type.channels, *parse_size(size))})
@@ -40,14 +44,38 @@ def check(
     lines = summary(program.constraints, program.built)
     if json:
         facts = {"blueprint": loaded.name, "ok": True, "nodes": nodes, "sizes": lines, "built_for": dict(program.built)}
-        return common.print_json({**facts, "errors": []})
+        warnings = [w.to_json() for w in program.graph.warnings]
+        return common.print_json({**facts, "errors": [], "warnings": warnings})
     inputs = ", ".join(f"{i.name} {i.type}" for i in program.inputs)
     by = multiples(program.constraints)
     outputs = ", ".join(f"{o.name} {shown(program.types, o.value, by)}" for o in program.graph.outputs)
+    common.warn(program.graph.warnings)
     print(f"{loaded.name}: no mistakes in {nodes} nodes")
     print(f"  {inputs} -> {outputs}")
     for line in lines:
         print(f"  sizes  {line}")
+
+
+def typed(loaded: Blueprint) -> tuple[Program, list[Diagnostic]]:
+    """A blueprint's program. Where a plugin is missing: unknown types, and what is to be said of them."""
+    program, mistakes = loaded.attempt()
+    if program is None or (mistakes and not any(m.code == "BP103" for m in mistakes)):
+        raise BlueprintError(mistakes)
+    return program, mistakes
+
+
+def unfinished(program: Program, missing: list[Diagnostic], json: bool) -> None:
+    """The graph of a blueprint whose plugin is missing, and what is missing."""
+    from composer import drawing
+    from composer.describe import describe
+
+    if json:
+        common.print_json({"errors": [m.to_json() for m in missing], "graph": describe(program)})
+        raise typer.Exit(1)
+    from rich.console import Console
+
+    Console().print(drawing.tree(describe(program)))
+    raise BlueprintError(missing)
 
 
 def shown(types: Any, value: Any, by: Any) -> str:
@@ -147,11 +175,23 @@ def show(
     loaded = common.load(blueprint, overrides, plugin)
     if flat:
         return print(loaded.flat(), end="")
-    program = loaded.check()
-    description = describe(program, loaded.build(device="meta"))
+    program, missing = typed(loaded)
+    common.warn(program.graph.warnings)
+    description = describe(program, None if missing else loaded.build(device="meta"))
     if json:
-        return common.print_json(description)
-    description = dict(drawing.expanded(description)) if expand else description
+        common.print_json(description | ({"errors": [m.to_json() for m in missing]} if missing else {}))
+    else:
+        draw(dict(drawing.expanded(description)) if expand else description, svg, depth, full or expand)
+    if missing and json:
+        raise typer.Exit(1)
+    if missing:
+        raise BlueprintError(missing)
+
+
+def draw(description: dict[str, Any], svg: Path | None, depth: int | None, full: bool) -> None:
+    """The graph in the terminal, or as a picture in a file."""
+    from composer import drawing
+
     if svg is not None:
         from composer.files import write_text
 
@@ -159,4 +199,4 @@ def show(
         return print(f"wrote {svg}")
     from rich.console import Console
 
-    Console().print(drawing.tree(description, depth=depth, full=full or expand))
+    Console().print(drawing.tree(description, depth=depth, full=full))

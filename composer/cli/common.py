@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Iterable
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from composer.compose import Blueprint
+from composer.diagnostics import Diagnostic
 from composer.registry import Registry
 
 
@@ -49,6 +53,10 @@ Plugins = Annotated[list[Path] | None, typer.Option("--plugin", help="A Python f
 Json = Annotated[bool, typer.Option("--json", help="For machines.")]
 
 
+ONLY: ContextVar[tuple[str, ...] | None] = ContextVar("ONLY", default=None)
+"""The plugins that the command may load beside Composer's own; None leaves it to the environment."""
+
+
 def load(name: str, overrides: list[str] | None, plugins: list[Path] | None) -> Blueprint:
     """The blueprint a command names."""
     from composer.blueprint import parse_overrides
@@ -58,7 +66,13 @@ def load(name: str, overrides: list[str] | None, plugins: list[Path] | None) -> 
 
 def registry(plugins: list[Path] | None) -> Registry:
     """Installed plugins, and the files named on the command line."""
-    return Registry.discover(plugins or ())
+    return Registry.discover(plugins or (), ONLY.get())
+
+
+def warn(found: Iterable[Diagnostic]) -> None:
+    """Warnings, on stderr: they stop nothing."""
+    for each in found:
+        print(each.render(), file=sys.stderr)
 
 
 def print_json(value: Any) -> None:

@@ -1,4 +1,4 @@
-"""Verbs that list: `list`, `blocks`, `plugins`, `explain`, `schema`."""
+"""Verbs that list: `list`, `blocks`, `explain`, `schema`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ def add_to(app: typer.Typer) -> None:
     """Register the verbs."""
     app.command("list")(list_)
     app.command()(blocks)
-    app.command()(plugins)
     app.command()(explain)
     app.command()(schema)
 
@@ -108,39 +107,6 @@ def block_page(facts: dict[str, Any]) -> None:
         console.print(f"option   {name}: {'required' if name in facts['required'] else escape(repr(default))}")
     for name, spec in facts["slots"].items():
         console.print(f"slot     {name}: {spec['default'] or 'empty'} (offered {', '.join(spec['offers'])})")
-
-
-def plugins(plugin: common.Plugins = None, json: common.Json = False) -> None:
-    """Installed plugins, what they bring, and which failed."""
-    known = common.registry(plugin)
-    rows = [
-        {
-            "plugin": p.name,
-            "distribution": p.distribution,
-            "version": p.version,
-            "blocks": list(p.blocks),
-            "blueprints": list(p.blueprints),
-            "fault": p.fault.to_json() if p.fault else None,
-        }
-        for p in known.plugins
-    ]
-    clashes = {name: list(owners) for name, owners in known.clashes.items()}
-    if json:
-        common.print_json({"plugins": rows, "clashes": clashes})
-    else:
-        said = [
-            (p.name, p.label, "failed" if p.fault else f"{len(p.blocks)} blocks, {len(p.blueprints)} blueprints")
-            for p in known.plugins
-        ]
-        table(("plugin", "from", "brings"), said)
-        for p in known.plugins:
-            print(f"\n{p.fault.render()}" if p.fault else "", end="\n" if p.fault else "")
-        for name, owners in clashes.items():
-            print(
-                f"\nthe block `{name}` is claimed by {' and '.join(owners)}; it belongs to nobody until one is removed"
-            )
-    if clashes or any(p.fault for p in known.plugins):
-        raise typer.Exit(1)
 
 
 def explain(

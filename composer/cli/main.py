@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from composer.cli import building, changing, checking, costing, listing, running
+from composer.cli import building, changing, checking, common, costing, listing, plugins, running, starting
 from composer.diagnostics import ComposerError, Diagnostic, InternalError
 
 USAGE: Any = typer.BadParameter.__mro__[2]
@@ -30,8 +30,10 @@ app = typer.Typer(
 @app.callback()
 def version(
     show: Annotated[bool, typer.Option("--version", is_eager=True, help="The version, and nothing else.")] = False,
+    no_plugins: Annotated[bool, typer.Option("--no-plugins", help=plugins.NO_PLUGINS)] = False,
 ) -> None:
     """Networks of medical imaging as short YAML blueprints."""
+    common.ONLY.set(() if no_plugins else None)
     if show:
         from composer import __version__
 
@@ -40,6 +42,8 @@ def version(
 
 
 listing.add_to(app)
+plugins.add_to(app)
+starting.add_to(app)
 checking.add_to(app)
 costing.add_to(app)
 building.add_to(app)

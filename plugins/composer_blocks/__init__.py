@@ -47,6 +47,8 @@ ROLES = (
     gates,
 )
 
+composer_api = "1"
+
 
 @composer.hookimpl
 def register_blocks() -> Iterable[type[composer.Block]]:
