@@ -18,7 +18,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-import storages
+from composer.testing import storages
 
 import composer
 from composer.figures import number, size

@@ -190,6 +190,14 @@ class Block(BaseModel):
     """Whether the block never owns a parameter, so that it may vanish where nothing reads it."""
     divides: ClassVar[str] = ""
     """What people call the block where it divides a grid, such as "pool" for 32 = 2 × 2 (pools) × 8 (window)."""
+    examples: ClassVar[tuple[Mapping[str, Any], ...]] = ()
+    """Tiny uses of the block, as data (`composer.testing.examples`), on which `composer.testing.check_block` holds its
+    contract against reality. Without any they are made from the types of the options."""
+    not_promised: ClassVar[Mapping[str, str]] = {}
+    """Aspects of the contract (`composer.testing.ASPECTS`) that the block does not keep, each with the reason. All
+    others it promises, among them: in evaluation a sample's result is the same alone and in any batch (`batch`),
+    and passes neither draw a random number (`modes`) nor change a buffer (`buffers`). Mixing samples in training, as
+    a batch norm does, breaks no promise."""
     signature: ClassVar[notation.Signature | None] = None
     slots: ClassVar[Mapping[str, SlotSpec]] = {}
 

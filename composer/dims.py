@@ -92,7 +92,10 @@ class Dim:
         """The value where `env` gives every symbol: an int, or an array of ints."""
         total: Any = self.constant
         for monomial, coefficient in self.terms:
-            total = total + coefficient * prod(atom.at(env) for atom in monomial)
+            term: Any = coefficient
+            for atom in monomial:  # no generator, which torch.compile cannot follow into a product
+                term = term * atom.at(env)
+            total = total + term
         return total
 
     @cached_property

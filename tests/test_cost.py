@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import storages
+from composer.testing import storages
 import torch
 from parity import CASES
 from test_blueprints import networks

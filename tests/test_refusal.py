@@ -9,7 +9,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-import storages
+from composer.testing import storages
 import torch
 
 import composer
