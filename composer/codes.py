@@ -567,7 +567,8 @@ _PLUGINS = (
         "BP608",
         "an installation that is not as it looks",
         """A warning that stops nothing. `COMPOSER_PLUGINS` names a plugin that is not installed, or a plugin has a
-        function with the name of a hook that is not marked as one, so that nobody calls it.""",
+        function with the name of a hook that is not marked as one, so that nobody calls it, or imports torch as soon as
+        it is imported, which makes every command slower.""",
     ),
     Code(
         "BP609",

@@ -105,7 +105,7 @@ def _blocks(plugin: Plugin, registry: Registry) -> Iterator[Finding]:
     for name in plugin.blocks:
         block = registry.blocks.get(name)
         if block is not None:
-            yield Finding(plugin.name, name, *_outcome(lambda block=block: check_block(block)))  # type: ignore[misc]
+            yield Finding(plugin.name, name, *_outcome(lambda block=block: check_block(block, registry)))
 
 
 def _blueprints(plugin: Plugin, registry: Registry) -> Iterator[Finding]:
@@ -117,7 +117,7 @@ def _blueprints(plugin: Plugin, registry: Registry) -> Iterator[Finding]:
         if is_fragment(path):
             yield Finding(plugin.name, name, OK, "a part for other blueprints")
         else:
-            yield Finding(plugin.name, name, *_outcome(lambda name=name: Blueprint.load(name, registry).check()))  # type: ignore[misc]
+            yield Finding(plugin.name, name, *_outcome(lambda name=name: Blueprint.load(name, registry).check()))
 
 
 def _outcome(work: Any) -> tuple[str, str]:

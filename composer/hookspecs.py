@@ -6,7 +6,7 @@ point of the group `composer`:
     [project.entry-points.composer]
     my_plugin = "my_plugin"
 
-The module says `composer_api = "1"`: the version of this surface that it was written for.
+The module also says `composer_api = "1"`: the version of this surface that it was written for.
 """
 
 from __future__ import annotations

@@ -76,6 +76,9 @@ def added(module: Any, plugin: Plugin) -> Added:
     passes = hooks.call("register_passes", _pass)
     exporters = hooks.call("register_exporters", _exporter)
     renamed = hooks.call("register_replacements", _replacement)
+    again = _twice(r.block for r in renamed)
+    if again:
+        raise PluginError(broken(plugin, f"it registers two replacements of `{again}`; one can hold all options"))
     for each in renamed:
         _check_replacement(each, {b.name: b for b in blocks}, plugin)
     plugin = replace(
@@ -86,7 +89,7 @@ def added(module: Any, plugin: Plugin) -> Added:
         exporters=tuple(name for name, _ in exporters),
         replacements=renamed,
         hooks=tuple(h for h in HOOKS if h in functions),
-        warnings=tuple(_forgotten(module, plugin)),
+        warnings=(*plugin.warnings, *_forgotten(module, plugin)),
     )
     return Added(plugin, blocks, files, passes, exporters)
 
@@ -132,8 +135,8 @@ def _hooks(module: Any, plugin: Plugin) -> Iterator[tuple[str, Callable[[], Any]
             raise PluginError(broken(plugin, text, _place(function), f"the hooks are {listing(HOOKS, 20)}"))
         asked = [p for p in inspect.signature(function).parameters.values() if p.default is p.empty]
         if asked:
-            given = ", ".join(str(p) for p in asked)
-            text = f"its hook `{hook}` has the parameter `{given}`; hooks are called with nothing"
+            given = listing(f"`{p.name}`" for p in asked)
+            text = f"its hook `{hook}` asks for {given}; hooks are called with nothing"
             raise PluginError(broken(plugin, text, _place(function), f"write `def {hook}():`"))
         yield hook, function
 

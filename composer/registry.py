@@ -234,14 +234,21 @@ def _loaded(registry: Registry, point: EntryPoint) -> Registry:
         return registry._without(plugin, double)
     if double is not None:  # the code that runs is one, whatever is written beside it
         registry = replace(registry, notices=(*registry.notices, replace(double, severity="warning")))
-    start = time.perf_counter()
+    start, light = time.perf_counter(), "torch" not in sys.modules
     try:
         module = point.load()
     except KeyboardInterrupt:
         raise
     except BaseException as fault:  # a plugin may even call sys.exit(): the host lives on
         return registry._without(plugin, failed(plugin, fault))
-    return registry._with(replace(plugin, seconds=time.perf_counter() - start), module)
+    heavy = (_heavy(plugin),) if light and "torch" in sys.modules else ()
+    return registry._with(replace(plugin, seconds=time.perf_counter() - start, warnings=heavy), module)
+
+
+def _heavy(plugin: Plugin) -> Diagnostic:
+    text = f"importing the plugin `{plugin.name}` imports torch, so that every command waits for it"
+    help = ("import torch where `build` needs it, or in a module that only `build` imports",)
+    return Diagnostic("BP608", text, help=help, severity="warning")
 
 
 def _double(plugin: Plugin) -> Diagnostic | None:

@@ -45,13 +45,14 @@ def renewed(spec: Any, old: OldNames, warnings: list[Diagnostic]) -> Any:
     while isinstance(spec, dict) and isinstance(spec.get("use"), str) and spec["use"] in old:
         use = spec["use"]
         found = old[use]
+        if found.replacement.to:
+            warnings.append(_block_warning(use, found, span_of(spec, "use") or getattr(spec, "span", None)))
         changed = _renamed(spec, found, warnings)
         for word in ("first", "last"):
             if isinstance(changed.get(word), dict) and "use" not in changed[word]:
                 changed = replaced(changed, **{word: _renamed(changed[word], found, warnings)})
         if not found.replacement.to:
             return changed
-        warnings.append(_block_warning(use, found, span_of(spec, "use") or getattr(spec, "span", None)))
         spec = replaced(changed, use=found.replacement.to)
     return spec
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import textwrap
@@ -13,6 +14,8 @@ import pytest
 
 import composer
 from composer import registry as registries
+from composer.cli.main import run
+from composer.plugins import HOOKS
 from composer.registry import Registry
 
 MINE = """
@@ -155,9 +158,12 @@ def test_a_hook_that_returns_nonsense_is_the_plugins_fault(monkeypatch: pytest.M
     assert "not a Block class" in found.plugins[0].fault.message
 
 
-def test_all_four_hooks_reach_the_registry(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_every_hook_reaches_the_registry(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("blueprint: 1")
+    nothing, renamed = composer.Pass("nothing", lambda p: p), composer.Replacement("whole.first", "whole.one")
+
+    def factory() -> None: ...
 
     class Whole:
         @composer.hookimpl
@@ -165,21 +171,27 @@ def test_all_four_hooks_reach_the_registry(monkeypatch: pytest.MonkeyPatch, tmp_
             return (block("whole.one"),)
 
         @composer.hookimpl
-        def register_passes(self) -> tuple[str, ...]:
-            return ("a pass",)
+        def register_passes(self) -> tuple[composer.Pass, ...]:
+            return (nothing,)
 
         @composer.hookimpl
-        def register_exporters(self) -> tuple[tuple[str, str], ...]:
-            return (("onnx", "an exporter"),)
+        def register_exporters(self) -> tuple[tuple[str, object], ...]:
+            return (("table", factory),)
 
         @composer.hookimpl
         def register_blueprints(self) -> tuple[Path, ...]:
             return (path,)
 
+        @composer.hookimpl
+        def register_replacements(self) -> tuple[composer.Replacement, ...]:
+            return (renamed,)
+
     found = discovered(monkeypatch, point("whole", Whole(), "whole"))
     assert set(found.blocks) == {"whole.one"}
-    assert found.passes == ("a pass",)
-    assert found.exporters == {"onnx": "an exporter"}
+    assert found.passes == (nothing,)
+    assert found.exporters == {"table": factory}
+    assert found.replacements == {"whole.first": renamed}
+    assert found.plugins[0].hooks == HOOKS
     assert found.blueprints == {"mine": path}
 
 
@@ -210,3 +222,186 @@ def test_importing_composer_and_its_blocks_does_not_import_torch() -> None:
     code = "import composer, sys; composer.Registry.discover(); composer.load('vit').check(); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+# --- names that two claim ----------------------------------------------------------------------------------------
+
+
+def bringing(**hooks: object) -> object:
+    """A plugin with hooks that give these values: `blueprints=[…]` is `register_blueprints`."""
+    made = SimpleNamespace(composer_api="1")
+    for name, value in hooks.items():
+
+        def hook(value: object = value) -> object:
+            return value
+
+        setattr(made, f"register_{name}", composer.hookimpl(hook))
+    return made
+
+
+def yaml(folder: Path, name: str) -> Path:
+    (folder / f"{name}.yaml").write_text(
+        "blueprint: 1\ninputs: {image: B 1 8 8}\ngraph: {a: {use: conv, out: 2}}\noutputs: {y: a}\n"
+    )
+    return folder / f"{name}.yaml"
+
+
+def test_two_plugins_with_one_blueprint_are_refused_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    a, b = yaml(tmp_path, "delicate"), yaml(tmp_path / "b", "delicate")
+    found = discovered(
+        monkeypatch, point("a", bringing(blueprints=[a]), "a-dist"), point("b", bringing(blueprints=[b]), "b-dist", "2")
+    )
+    assert found.blueprints == {}
+    assert found.disputed == {("blueprint", "delicate"): ("a-dist 1.0", "b-dist 2")}
+    with pytest.raises(composer.BlueprintError, match="claim the blueprint `delicate`: a-dist 1.0 and b-dist 2"):
+        composer.load("delicate", found)
+
+
+def test_a_shipped_blueprint_keeps_its_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    shipped = Registry.discover()
+    found = discovered(monkeypatch, point("a", bringing(blueprints=[yaml(tmp_path, "vit")]), "a-dist"))
+    assert found.blueprints == {}
+    assert found.disputed == {("blueprint", "vit"): ("blueprint-composer", "a-dist 1.0")}
+    assert composer.load("vit", shipped).path.endswith("vit.yaml")
+    assert str(tmp_path) not in composer.load("vit", found).path
+
+
+@pytest.mark.parametrize(
+    ("kind", "hook", "values"),
+    [
+        ("format", "exporters", [("table", lambda: None)]),
+        ("pass", "passes", [composer.Pass("fold", lambda p: p)]),
+    ],
+)
+def test_two_plugins_with_one_format_or_pass(
+    kind: str, hook: str, values: list[object], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    points = [point(n, bringing(**{hook: values}), f"{n}-dist") for n in "abc"]
+    found = discovered(monkeypatch, *points)
+    name = "table" if kind == "format" else "fold"
+    assert found.disputed == {(kind, name): ("a-dist 1.0", "b-dist 1.0", "c-dist 1.0")}
+    assert (found.exporters, found.passes) == ({}, ())
+    monkeypatch.setattr(registries, "_installed", lambda only: found)
+    assert run(["plugins"]) == 1
+    assert f"two plugins claim the {kind} `{name}`: a-dist 1.0 and b-dist 1.0 and c-dist 1.0" in capsys.readouterr().out
+
+
+# --- which plugins are loaded ------------------------------------------------------------------------------------
+
+
+def three(monkeypatch: pytest.MonkeyPatch) -> list[EntryPoint]:
+    points = [
+        point("own", plugin(block("own.one")), "blueprint-composer"),
+        point("glam", plugin(block("glam.one")), "Composer_GLAM"),
+        point("bad", lambda: sys.exit(1), "bad"),
+    ]
+    monkeypatch.setattr(registries, "entry_points", lambda group: points)
+    registries._installed.cache_clear()
+    return points
+
+
+@pytest.fixture
+def _fresh():
+    yield
+    registries._installed.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("value", "blocks", "off"),
+    [
+        (None, {"own.one", "glam.one"}, ()),
+        ("glam", {"own.one", "glam.one"}, ("bad",)),
+        ("composer-glam, bad", {"own.one", "glam.one"}, ()),
+        ("", {"own.one"}, ("bad", "glam")),
+        (" , ", {"own.one"}, ("bad", "glam")),
+    ],
+)
+@pytest.mark.usefixtures("_fresh")
+def test_the_environment_names_the_plugins(
+    value: str | None, blocks: set[str], off: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    three(monkeypatch)
+    monkeypatch.delenv("COMPOSER_PLUGINS", raising=False)
+    if value is not None:
+        monkeypatch.setenv("COMPOSER_PLUGINS", value)
+    found = Registry.discover()
+    assert set(found.blocks) == blocks
+    assert found.off == off
+    assert found.notices == ()
+
+
+@pytest.mark.usefixtures("_fresh")
+def test_a_plugin_that_is_named_and_not_installed_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    three(monkeypatch)
+    monkeypatch.setenv("COMPOSER_PLUGINS", "glma")
+    (notice,) = Registry.discover().notices
+    assert notice.severity == "warning"
+    assert "names the plugin `glma`, which is not installed" in notice.message
+
+
+@pytest.mark.usefixtures("_fresh")
+def test_no_plugins_keeps_the_own_distribution(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    three(monkeypatch)
+    assert run(["--no-plugins", "blocks", "--json"]) == 0
+    assert [b["name"] for b in json.loads(capsys.readouterr().out)] == ["own.one"]
+    assert run(["blocks", "--json"]) == 0
+    assert [b["name"] for b in json.loads(capsys.readouterr().out)] == ["glam.one", "own.one"]
+    assert run(["--help"]) == 0
+    assert "Composer's own distribution brings, the shipped blocks, stays" in " ".join(
+        capsys.readouterr().out.replace("│", " ").split()
+    )
+
+
+# --- two versions of one distribution ----------------------------------------------------------------------------
+
+
+def distribution(folder: Path, version: str, name: str = "doubled") -> None:
+    info = folder / f"{name}-{version}.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    (info / "entry_points.txt").write_text(f"[composer]\n{name} = {name}_module\n")
+    (folder / f"{name}_module.py").write_text(
+        "import composer\n@composer.hookimpl\ndef register_blueprints():\n    return ()\n"
+    )
+
+
+@pytest.mark.usefixtures("_fresh")
+def test_two_versions_in_one_folder_are_not_loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    distribution(tmp_path, "1.0")
+    distribution(tmp_path, "2.0")
+    monkeypatch.syspath_prepend(tmp_path)
+    registries._installed.cache_clear()
+    found = Registry.discover()
+    (fault,) = [p.fault for p in found.plugins if p.fault]
+    assert fault.code == "BP607"
+    assert "two versions of `doubled` are installed side by side: 1.0, 2.0" in fault.message
+    assert "doubled-1.0.dist-info, doubled-2.0.dist-info" in fault.notes[0]
+    assert "conv" in found.blocks
+
+
+@pytest.mark.usefixtures("_fresh")
+def test_of_versions_in_two_folders_the_first_on_the_path_counts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for version in ("1.0", "2.0"):
+        distribution(tmp_path / version, version)
+        monkeypatch.syspath_prepend(tmp_path / version)
+    registries._installed.cache_clear()
+    found = Registry.discover()
+    assert [(p.version, p.fault) for p in found.plugins if p.distribution == "doubled"] == [("2.0", None)]
+
+
+def test_a_plugin_that_imports_torch_at_once_is_warned(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+
+    def heavy() -> object:
+        monkeypatch.setitem(sys.modules, "torch", SimpleNamespace())
+        return plugin(block("heavy.one"))
+
+    found = discovered(monkeypatch, point("light", plugin(block("light.one")), "l"), point("heavy", heavy, "h"))
+    warnings = {p.name: [w.message for w in p.warnings] for p in found.plugins}
+    assert warnings["light"] == []
+    assert "importing the plugin `heavy` imports torch" in warnings["heavy"][0]

@@ -50,7 +50,9 @@ def check(
     by = multiples(program.constraints)
     outputs = ", ".join(f"{o.name} {shown(program.types, o.value, by)}" for o in program.graph.outputs)
     common.warn(program.graph.warnings)
-    print(f"{loaded.name}: no mistakes in {nodes} nodes")
+    count = len(program.graph.warnings)
+    besides = f", {count} warning{'s' * (count != 1)}" if count else ""
+    print(f"{loaded.name}: no mistakes in {nodes} nodes{besides}")
     print(f"  {inputs} -> {outputs}")
     for line in lines:
         print(f"  sizes  {line}")

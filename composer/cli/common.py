@@ -17,13 +17,14 @@ from composer.registry import Registry
 
 
 def complete_blueprint(incomplete: str) -> list[str]:
-    """Shipped names, and after a colon presets."""
+    """Shipped names and those of plugins, and after a colon presets."""
     from composer.blueprint import load, shipped
 
+    library = {**Registry.discover().blueprints, **shipped()}
     name, colon, _ = incomplete.partition(":")
-    if colon and name in shipped():
-        return [f"{name}:{p}" for p in load(name).presets]
-    return [n for n in shipped() if n.startswith(incomplete)]
+    if colon and name in library:
+        return [f"{name}:{p}" for p in load(name, library=library).presets]
+    return [n for n in sorted(library) if n.startswith(incomplete)]
 
 
 def complete_block(incomplete: str) -> list[str]:
@@ -72,7 +73,7 @@ def registry(plugins: list[Path] | None) -> Registry:
 def warn(found: Iterable[Diagnostic]) -> None:
     """Warnings, on stderr: they stop nothing."""
     for each in found:
-        print(each.render(), file=sys.stderr)
+        print(f"{each.render()}\n", file=sys.stderr)
 
 
 def print_json(value: Any) -> None:

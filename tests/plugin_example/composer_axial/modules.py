@@ -47,4 +47,4 @@ class GatedFusion(nn.Module):
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         both = torch.cat([x, skip], dim=1).movedim(1, -1)
-        return torch.lerp(skip, x, self.gate(both).movedim(-1, 1).sigmoid())
+        return skip + self.gate(both).movedim(-1, 1).sigmoid() * (x - skip)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-import composer
 import composer_axial
 import pytest
 import torch
-from composer.testing import check_block
 from composer_axial.blocks import AxialAttention, GatedFusion
 from torch import nn
+
+import composer
+from composer.testing import check_block
 
 
 @pytest.mark.parametrize("block", composer_axial.register_blocks(), ids=lambda b: b.name)
@@ -49,18 +50,20 @@ def test_the_gate_chooses_between_x_and_skip():
 def test_the_blueprint_runs_in_2d_and_3d(size):
     network = composer.load("axial_unet", size=size, widths=[8, 16, 16]).build()
     assert network(torch.randn(1, 1, *size)).shape == (1, 2, *size)
-    assert any("look.axes" in key for key in network.state_dict())
+    assert any("look.body.axes" in key for key in network.state_dict())
 
 
 def test_the_pass_takes_idle_dropout_and_changes_nothing(tmp_path):
     path = tmp_path / "idle.yaml"
-    graph = "{a: {use: conv, out: 4}, idle: {use: dropout, rate: 0}, b: {use: conv, out: 4}, last: {use: dropout, rate: 0}}"
-    path.write_text(f"blueprint: 1\ninputs: {{image: B 1 8 8}}\ngraph: {graph}\noutputs: {{y: last}}\n")
+    graph = (
+        "{a: {use: conv, out: 4}, idle: {use: dropout, rate: 0}, b: {use: conv, out: 4}, end: {use: dropout, rate: 0}}"
+    )
+    path.write_text(f"blueprint: 1\ninputs: {{image: B 1 8 8}}\ngraph: {graph}\noutputs: {{y: end}}\n")
     blueprint = composer.load(path)
     before, after = blueprint.check(), blueprint.optimized()
     names = lambda program: [s.address for s in program.steps]  # noqa: E731
-    assert {"idle", "last"} <= set(names(before))
-    assert not {"idle", "last"} & set(names(after))
+    assert {"idle", "end"} <= set(names(before))
+    assert not {"idle", "end"} & set(names(after))
     torch.manual_seed(0)
     network, x = blueprint.build(), torch.randn(1, 1, 8, 8)
     assert set(network.state_dict()) == {f"{n}.{p}" for n in "ab" for p in ("weight", "bias")}
@@ -71,17 +74,19 @@ def test_the_table_has_a_row_for_each_weight(tmp_path):
     network = composer.load("vit:tiny", depth=1).build(device="meta")
     write = composer.Registry.discover().exporters["csv"]()
     write(network, tmp_path / "vit.csv")
-    head, *rows = list(csv.reader(Path(tmp_path / "vit.csv").open()))
+    head, *rows = list(csv.reader(Path(tmp_path / "vit.csv").read_text().splitlines()))
     assert head == ["address", "shape", "numbers"]
     assert {r[0]: int(r[2]) for r in rows} == {k: v.numel() for k, v in network.state_dict().items()}
 
 
 def test_names_of_version_1_0_go_on_with_a_warning(tmp_path):
     path = tmp_path / "old.yaml"
-    path.write_text("blueprint: 1\ninputs: {image: B 8 8 8}\ngraph:\n  a: {use: axial.attn, n_heads: 2}\noutputs: {y: a}\n")
+    path.write_text(
+        "blueprint: 1\ninputs: {image: B 8 8 8}\ngraph:\n  a: {use: axial.attn, n_heads: 2}\noutputs: {y: a}\n"
+    )
     program = composer.load(path).check()
     assert [(w.severity, w.code, w.span.line, w.span.column) for w in program.graph.warnings] == [
-        ("warning", "BP609", 4, 24),
         ("warning", "BP609", 4, 12),
+        ("warning", "BP609", 4, 24),
     ]
-    assert program.steps[0].block == AxialAttention(heads=2)
+    assert AxialAttention(heads=2) in [step.block for step in program.steps]
