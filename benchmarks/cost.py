@@ -18,10 +18,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
-from composer.testing import storages
-
 import composer
 from composer.figures import number, size
+from composer.testing import storages
 
 CASES: dict[str, tuple[str, dict[str, Any], int]] = {
     "vit": ("vit", {}, 8),

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property, reduce
-from math import lcm, prod
+from math import lcm
 from typing import Any, Union
 
 Size = Union[int, "Dim"]

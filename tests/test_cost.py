@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from composer.testing import storages
 import torch
 from parity import CASES
 from test_blueprints import networks
@@ -20,6 +19,7 @@ import composer
 from composer.cli.main import run
 from composer.cost import OPTIMIZERS
 from composer.figures import Cost, number, size
+from composer.testing import storages
 
 SMALL: dict[str, tuple[str, dict[str, Any], int]] = {
     "vit": ("vit", dict(size=[64, 64], dim=96, depth=3, heads=4, classes=10, dropout=0.1), 3),

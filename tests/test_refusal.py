@@ -9,13 +9,13 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from composer.testing import storages
 import torch
 
 import composer
 from composer import imaging, memory
 from composer.cli.main import run
 from composer.codes import CODES
+from composer.testing import storages
 
 VIT = dict(size=[32, 32], dim=64, depth=2, heads=2, classes=10)
 

@@ -52,7 +52,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Check:
-    """What became of one aspect. `cases` is how many networks it held for, `reason` a note, or why it does not apply."""
+    """What became of one aspect. `cases`: how many networks it held for; `reason`: a note, or why it does not apply."""
 
     aspect: str
     status: Status
