@@ -100,6 +100,13 @@ def same(a: list[Tensor], b: list[Tensor], what: str, within: float = 0.0) -> No
             raise Broken(what, f"a difference of at most {within:g} of the norm", f"{apart / (size or 1):.2g} of it")
 
 
+def repeats(case: Case) -> bool:
+    """Whether two passes in evaluation give the same: without that no two results can be compared."""
+    network, inputs = network_of(case).eval(), inputs_of(case)
+    once, again = tensors(case, network, inputs), tensors(case, network, inputs)
+    return all(torch.equal(a, b) for a, b in zip(once, again, strict=True))
+
+
 # ---------------------------------------------------------------- aspects
 
 
@@ -151,9 +158,9 @@ def sizes_are_exact(case: Case) -> str:
 
 
 def _boundaries(case: Case) -> Iterator[dict[str, int]]:
-    """One axis at a time, then all: 1, 2, 3, and around each number of the options and rules and its double."""
-    numbers = {*_ints(case.example.graph), *(c.number for c in case.program.constraints)}
-    near = {m + d for n in numbers if 1 < n <= LARGEST for m in (n, 2 * n) for d in (-1, 0, 1)}
+    """One axis at a time, then all: 1, 2, 3, around each number of the options, and of the rules also its double."""
+    asked = {m for c in case.program.constraints for m in (c.number, 2 * c.number)}
+    near = {n + d for n in {*_ints(case.example.graph), *asked} if n > 1 for d in (-1, 0, 1)}
     tried = sorted(n for n in {1, 2, 3, *near} if 0 < n <= LARGEST)
     for n in tried:
         yield from ({axis: n} for axis in (list(case.program.built) if case.rank < 3 else list(case.program.built)[:1]))
@@ -420,3 +427,6 @@ ASPECTS: Mapping[str, Callable[[Case], str]] = {
 
 ONE_RANK = frozenset(("cost", "compile", "export"))
 """Aspects that take long; each example is tried at one rank."""
+
+REPEATED = frozenset(("bfloat16", "float64", "batch", "state", "copy", "compile", "export"))
+"""Aspects that compare results of evaluation."""

@@ -18,15 +18,15 @@ import pytest
 from composer.block import Block
 from composer.diagnostics import ComposerError, did_you_mean
 from composer.registry import GROUP, Plugin, Registry, clash
-from composer.testing.contract import ASPECTS, Check, cases_of, held, place_of
-from composer.testing.examples import Case
+from composer.testing.contract import ASPECTS, Check, cases_of, held, place_of, said_of
+from composer.testing.examples import Case, why_none
 
 
 class Blocks:
     """The hooks, registered where the option is given."""
 
     def __init__(self, config: pytest.Config):
-        self.names = [_known(name) for name in dict.fromkeys(config.option.composer_blocks)]
+        self.names = [_known(name) for name in dict.fromkeys(config.getoption("--composer-blocks"))]
         if config.args_source is not pytest.Config.ArgsSource.ARGS:
             config.args = []  # the blocks alone, not also the tests of this folder
 
@@ -69,7 +69,16 @@ class BlockContract(pytest.Collector):
     registry: Registry
 
     def collect(self) -> Iterator[Aspect]:
+        try:
+            cases = self.cases
+        except ComposerError as fault:
+            raise self._broken(said_of(fault)) from None
+        if not cases:
+            raise self._broken(why_none(self.block, self.registry))
         return (Aspect.from_parent(self, name=a, nodeid=f"{self.nodeid}::{a}") for a in ASPECTS)
+
+    def _broken(self, why: str) -> Exception:
+        return self.CollectError(f"`{self.name}`, {self.block.__name__} at {place_of(self.block)}: {why}")
 
     @cached_property
     def cases(self) -> tuple[Case, ...]:
@@ -84,7 +93,7 @@ class Aspect(pytest.Item):
     def runtest(self) -> None:
         check = held(self.name, self.parent.block, self.parent.cases)
         if check.status == "n/a":
-            pytest.skip(check.reason)
+            raise pytest.skip.Exception(check.reason, _use_item_location=True)
         if check.status == "fail":
             raise ContractError(self.parent.block, check)
 
