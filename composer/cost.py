@@ -97,6 +97,11 @@ def _leaves(value: Any) -> list[Tensor]:
     return [v for v in tree_leaves(value) if isinstance(v, Tensor)]
 
 
+def _trained(value: Any) -> list[Tensor]:
+    """Outputs that a backward pass can start from: none, where nothing has a parameter."""
+    return [v for v in _leaves(value) if v.requires_grad]
+
+
 @contextmanager
 def _blaming(network: Network) -> Iterator[None]:
     """What fails without numbers is the fault of the module that asked for them."""
@@ -134,8 +139,8 @@ def _flops(network: Network, shapes: Shapes, dtype: torch.dtype) -> tuple[Counte
     inputs = {n: torch.empty(*s, device="meta", dtype=dtype) for n, s in shapes.items()}
     with _blaming(network), FlopCounterMode(display=False) as counter, _Counting(walk, counter) as counting:
         with torch.set_grad_enabled(network.training):
-            outputs = _leaves(network(**inputs))
-        if network.training:
+            outputs = _trained(network(**inputs))
+        if outputs:
             torch.autograd.backward(outputs, [torch.ones_like(o) for o in outputs])
     return counting.forward, counting.backward
 
@@ -192,14 +197,15 @@ class _Memory:
     def _train(self, network: Network, inputs: Mapping[str, Tensor], gradients: str) -> list[Storage]:
         """Forward and backward, from one gradient for each output; returns what is not to be counted."""
         with torch.autograd.graph.saved_tensors_hooks(self.storages.pack, lambda tensor: tensor):
-            outputs = _leaves(network(**inputs))
+            outputs = _trained(network(**inputs))
         for storage in self.storages.saved():
             self.saved[str(storage.saved_by)] += storage.bytes
         ones = [torch.ones_like(o) for o in outputs]
         for output, one in zip(outputs, ones, strict=True):
             mine = self.storages.keep(one)
             mine.kind, mine.address = "activation gradients", self.storages.keep(output).address
-        torch.autograd.backward(outputs, ones)
+        if outputs:
+            torch.autograd.backward(outputs, ones)
         made = [self.storages.keep(p.grad) for p in network.parameters() if p.grad is not None]
         for storage in made:
             storage.kind = "gradients"

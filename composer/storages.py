@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import weakref
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -85,7 +86,7 @@ class Storages(TorchDispatchMode):
         self.events: list[tuple[int, Storage, tuple[str, str]]] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
+        made = _asked(func, args, func(*args, **(kwargs or {})))
         for value in tree_leaves(made):
             if isinstance(value, Tensor):
                 self.keep(value)
@@ -147,3 +148,19 @@ class Storages(TorchDispatchMode):
             else:
                 alive.pop(storage, None)
         return most, events[moment][2], list(alive)
+
+
+def _asked(func: Any, args: Sequence[Any], made: Any) -> Any:
+    """The gradients that an operation was asked for; without numbers a norm makes those of constants too, which its
+    kernel does not."""
+    place = _mask_of(func)
+    if place is None or place >= len(args):
+        return made
+    return tuple(m if asked else None for m, asked in zip(made, args[place], strict=True))
+
+
+@cache
+def _mask_of(func: Any) -> int | None:
+    """Which argument of an operation says what of its results is wanted."""
+    names = [a.name for a in func._schema.arguments]
+    return names.index("output_mask") if "output_mask" in names else None

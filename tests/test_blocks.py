@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from math import cos, erf, prod, sin
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,10 @@ import yaml
 from torch import Tensor, nn
 
 import composer
-from composer.inference import Program
-from composer.types import Type
+from composer import source
+from composer.testing import ASPECTS
+from composer.testing.contract import cases_of, held
+from composer.testing.examples import FILE, Case
 
 BLOCKS = {n: b for n, b in composer.Registry.discover().blocks.items() if b.__module__.startswith("composer_blocks.")}
 
@@ -45,238 +48,41 @@ class Use:
         return composer.load(path)
 
 
-TOKENS = {"cls": {"use": "tokens.prepend", "count": 2}}
-TWO = {"other": {"use": "conv", "kernel": 1, "out": 4}}
 BOTH = {"x": "image", "skip": "other"}
-SCALES = {
-    "small": {"use": "pool.max"},
-    "coarse": {"use": "pool.average", "from": "image"},
-    "scales": {"use": "scales.flatten", "from": ["image", "small", "coarse"], "level_embedding": False},
-}
-SEEN = {"small": {"use": "pool.max"}, "valid": {"use": "conv", "from": "image", "out": 1, "act": "sigmoid"},
-    "less": {"use": "pool.max"}, "masked": {"use": "scales.flatten", "from": {"x": ["image", "small"],
-    "mask": ["valid", "less"]}, "position": "position.sine"},
-    "scales": {"use": "fuse.add", "from": ["masked.tokens", "masked.position"]}}  # fmt: skip
-ASKED = {"queries": {"use": "tokens.learned", "count": 3, "from": "image"}, "places": {"graph": {"linear": {"use":
-    "linear", "out": 4}, "act": "act.sigmoid"}}}  # fmt: skip
-ATTENTION = {"use": "attention.multihead", "heads": 2}
 
-CELLS = {
-    "position": {"use": "pool.average", "kernel": "grid"},
-    "cells": {"use": "memory.cells", "grid": [2, 3], "crop": [4] * 4, "volume": [9] * 4},
-}
-VOLUME = {"use": "memory.volume_tokens", "count": 6, "order": "before", "attention": ATTENTION,
-          "from": {"cell": ".cells.cell", "seen": ".cells.seen"}}  # fmt: skip
+# --- contracts --------------------------------------------------------------------------------------------------------
+
+SLOW = ("cost", "compile", "export")
+"""Aspects of the contract that take half of the time of all."""
 
 
-def _with_memory(memory: dict[str, Any], tokens: str = "replace") -> dict[str, Any]:
-    """Blocks of which the last one only reads its memory."""
-    window = {"use": "attention.window", "heads": 2, "window": 2}
-    last = {"memory": {"attention": None, "volume": None}}
-    return {"use": "block.transformer", "from": "image", "repeat": 2, "attention": window, "mlp": "mlp",
-            "tokens": tokens, "memory": memory, "last": last}  # fmt: skip
+@cache
+def cases(name: str) -> tuple[Case, ...]:
+    return cases_of(BLOCKS[name], composer.Registry.discover())
 
 
-USES: dict[str, list[Use]] = {
-    "norm.layer": [Use({}), Use({"affine": False, "eps": 0.1}), Use({"bias": False})],
-    "norm.batch": [Use({}), Use({"frozen": True}), Use({"affine": False, "momentum": 0.5})],
-    "norm.instance": [Use({}), Use({"affine": False})],
-    "norm.group": [Use({"groups": 2}), Use({"groups": "channels", "affine": False})],
-    **{f"act.{a}": [Use({})] for a in ("relu", "gelu", "elu", "sigmoid", "tanh", "softmax", "leaky_relu")},
-    "act.prelu": [Use({}), Use({"shared": False})],
-    "dropout": [Use({}), Use({"rate": 0.5, "channels": True})],
-    "conv": [
-        Use({"out": 6}),
-        Use({"ratio": 2, "kernel": 5, "stride": 2, "bias": False, "norm": "batch", "act": "relu"}),
-        Use({"out": 6, "kernel": "stride", "stride": 2, "padding": 0}),
-        Use({"groups": "channels", "dilation": 2, "standardize": "biased", "order": "norm act conv", "norm": "layer"}),
-        Use({"groups": 2, "standardize": "unbiased", "order": "conv act norm", "act": "relu", "norm": "instance"}),
-        *(Use({"transposed": True, "kernel": k, "stride": s}) for k, s in itertools.product((2, 3, 4, 5), (2, 3))),
-        Use({"transposed": True, "kernel": 3, "stride": 2, "padding": 1, "output_padding": 1}),
-        Use({"transposed": True, "kernel": 3, "stride": 2, "dilation": 2}),
-        *(Use({"transposed": True, "kernel": k, "stride": s, "padding": "half"}) for k, s in ((3, 1), (3, 3), (5, 4))),
-        Use({"padding": "half", "kernel": 5, "drop": {"use": "dropout", "rate": 0.2}, "norm": "batch", "act": "relu"}),
-        *(Use({"order": o, "drop": "dropout", "norm": "batch", "act": "relu"})
-          for o in ("conv drop norm act", "conv drop act norm")),
-    ],
-    "linear": [Use({"out": 6}), Use({"ratio": 0.5, "bias": False}), Use({"out": 3}, TOKENS)],
-    "pool.max": [Use({}), Use({"kernel": 3, "stride": 2, "padding": 1})],
-    "pool.average": [Use({}), Use({"kernel": 3, "stride": 1}), Use({"kernel": "grid"}), Use({"kernel": "grid", "bins": 3})],
-    "resize": [
-        Use({"scale": 2}),
-        Use({"size": 5, "mode": "nearest"}),
-        Use({"scale": 3, "align_corners": True}),
-        Use({"from": {"x": "small", "like": "image"}}, {"small": {"use": "pool.max"}}),
-    ],
-    "pad": [Use({"multiple": 3}), Use({"multiple": 4})],
-    "repeat_channels": [Use({"to": 12}), Use({"to": 4})],
-    "merge": [Use({}), Use({"order": "row", "ratio": 1, "odd": "pad", "bias": True, "norm": None}, side=3),
-                   Use({"order": "monai"}), Use({"order": "monai_duplicated", "odd": "pad"}, side=3),
-                   Use({"factor": 3, "odd": "pad"}), Use({"transposed": True}), Use({"transposed": True, "factor": 3, "ratio": 1, "bias": True, "norm": None})],
-    "tokenizer.patch": [
-        Use({"dim": 6, "patch": 2}),
-        Use({"dim": 6, "patch": 2, "kernel": 3, "padding": "half", "bias": False, "norm": "layer"}),
-        Use({"dim": 6, "patch": 3, "remainder": "crop"}),
-    ],
-    "tokens.prepend": [Use({}), Use({"count": 3, "std": 0})],
-    "tokens.drop": [Use({"count": 2}, TOKENS), Use({"count": 1}, TOKENS)],
-    "tokens.take": [Use({}), Use({"index": 1}, TOKENS), Use({"from": "scales.tokens", "scale": 1}, SCALES)],
-    "position.learned": [Use({}), Use({"std": 0}, TOKENS), Use({"add": False})],
-    "position.sine": [
-        Use({}, channels=6),
-        Use({"add": True, "origin": 0.5, "normalize": True, "group": 3}, channels=20),
-        Use({"arrange": "halves", "axes": "reversed", "temperature": 20}, channels=8),
-        Use({"origin": 1, "normalize": True, "from": {"x": "image", "mask": "valid"}},
-            {"valid": {"use": "conv", "out": 1, "act": "sigmoid"}}, channels=6),
-    ],
-    "position.rotary": [
-        Use({}, channels=14),
-        Use({"use": "attention.multihead", "heads": 2, "rotate": "position.rotary"}, channels=16),
-        Use({"use": "attention.multihead", "heads": 2, "rotate": {"use": "position.rotary", "temperature": 20}},
-            TOKENS, channels=12),
-    ],
-    "position.relative": [
-        Use({"use": "attention.window", "heads": 2, "window": w, "table": "full", "bias": {"use": "position.relative",
-            "index": i, "clamped": c}})
-        for w, i, c in ((2, "exact", "rebuild"), (5, "exact", "cut"), (2, "nnformer", "rebuild"))
-    ],
-    "attention.multihead": [
-        Use({"heads": 2}),
-        Use({"heads": 2, "inner": 8, "qkv_bias": False, "out_bias": False, "scale": "width", "norm": "layer"}, TOKENS),
-        Use({"heads": 2, "causal": True, "out_dropout": 0.1}, ranks=(1,)),
-        Use({"heads": 4, "ratio": 2, "out": False, "bias": False, "scale": "none", "softmax": "queries"}),
-        Use({"heads": 1, "reduce": {"use": "pool.average"}, "from": {"x": "image", "context": "other",
-            "context_position": "other"}}, TWO),
-        Use({"heads": 1, "pool": {"use": "pool.max"}, "from": {"x": "image", "position": "other", "value": "other"}},
-            TWO),
-    ],
-    "attention.linear": [
-        Use({"heads": 2}),
-        Use({"heads": 1, "inner": 6, "bias": False, "qkv_bias": False, "eps": 0.1}, TOKENS),
-        Use({"heads": 2, "from": {"x": "image", "context": "other", "position": "other", "context_position": "other"}},
-            TWO),
-        Use({"heads": 2, "from": {"x": "image", "mask": "valid"}},
-            {"valid": {"use": "conv", "out": 1, "act": "sigmoid"}}),
-    ],
-    "attention.window": [
-        Use({"heads": 2, "window": 2}),
-        Use({"heads": 2, "window": 2, "shift": "half", "qkv_bias": False, "out_dropout": 0.1}),
-        Use({"heads": 2, "window": 3, "shift": 1, "pad": "high", "mask": None, "bias": None}),
-        Use({"heads": 2, "window": 3, "shift": 1, "pad": "high", "pad_order": "roll pad"}),
-        Use({"heads": 1, "window": 5, "shift": 2, "shrink": "axis", "table": "full", "pad": "high"}),
-        Use({"heads": 2, "window": 2, "project_query": False, "from": {"x": "image", "context": "other"}}, TWO),
-        Use({"heads": 2, "window": 4, "shrink": "equal"}, ranks=(1,)),
-        Use({"heads": 2, "window": 4, "shift": 1, "shrink": "none"}),
-    ],
-    "memory.global_tokens": [
-        Use(_with_memory({"use": "memory.global_tokens", "count": 2, "rows": 64, "attention": ATTENTION}, "replace")),
-        Use(_with_memory({"use": "memory.global_tokens", "clamp": 0.5, "attention": ATTENTION}, "residual")),
-    ],
-    "memory.volume_tokens": [
-        Use(_with_memory({"use": "memory.global_tokens", "attention": ATTENTION, "volume": {**VOLUME, **o}}), CELLS)
-        for o in ({"order": "before"}, {"order": "after", "rows_of": "official", "attention": None})
-    ],
-    "memory.cells": [
-        Use(_with_memory({"use": "memory.global_tokens", "attention": ATTENTION, "volume": VOLUME}), CELLS)
-    ],
-    "attention.deformable": [
-        Use({"heads": 2, "points": 3, "from": "scales.tokens"}, SCALES, ranks=(2, 3)),
-        Use({"heads": 1, "axes": "dwh_as_xyz", "from": {"x": "scales", "mask": "masked.mask"}}, SEEN, ranks=(3,),
-            channels=6),
-        Use({"heads": 2, "from": {"x": "scales", "position": "masked.position", "mask": "masked.mask"}}, SEEN,
-            ranks=(2,)),
-        Use({"heads": 4, "points": 1, "from": {"x": "queries", "context": "scales.tokens", "reference": "places"}},
-            {**SCALES, **ASKED}, ranks=(2,)),
-        Use({"heads": 2, "from": {"x": "image", "context": "other"}}, TWO, ranks=(2, 3)),
-    ],
-    "scales.flatten": [Use({"use": "linear", "from": "scales.tokens"}, SCALES), Use({"use": "linear", "from":
-        "scales"}, SEEN, ranks=(2,))],
-    "tokens.learned": [Use({"count": 3}), Use({"count": 3, "dim": 6, "std": 0.1}), Use({"count": 2,
-        "zeros": True})],
-    "head.boxes": [
-        Use({"use": "linear", "from": "box.boxes"}, {"box": {"use": "head.boxes", "mlp": {"use": "mlp", "out": 6,
-            "layers": 3}}}),
-        *(Use({"use": "fuse.add", "from": ["box.boxes", "box.reference"]}, {**ASKED, "box": {"use": "head.boxes", "from":
-            {"x": "queries", "reference": "places"}, "mlp": {"use": "mlp", "out": n}}}, ranks=(2,)) for n in (4, 8)),
-    ],
-    "mlp": [Use({}), Use({"ratio": 2, "layers": 3, "out": 5, "bias": False, "dropout": 0.1, "act": "relu"}),
-            Use({"hidden": 6, "middle": {"use": "conv", "groups": "channels"}})],
-    "block.transformer": [
-        Use({"attention": ATTENTION, "mlp": "mlp", "drop_path": 0.1, "dropout": 0.1}),
-        Use({"order": "post", "attention": ATTENTION, "cross_attention": {**ATTENTION, "from": {"x": "x",
-            "context": ".other"}}}, TWO),
-        Use({"attention": ATTENTION, "from": {"x": "image", "context": "other"}}, TWO),
-        Use({"attention": ATTENTION}, TOKENS),
-    ],
-    "block.residual": [
-        Use({"body": {"use": "conv"}, "act": "relu", "drop_path": 0.2}),
-        Use({"body": {"use": "conv", "out": 6, "stride": 2}, "shortcut": {"use": "conv", "kernel": 1, "stride": 2,
-            "out": 6}}),
-    ],
-    "decoder.stage": [
-        Use({"upsample": {"use": "resize", "scale": 2}, "fuse": "concat", "block": {"use": "conv", "out": 3},
-             "from": {"x": "small", "skip": "image"}}, {"small": {"use": "pool.max"}}),
-        Use({"upsample": {"use": "resize", "scale": 2}}),
-    ],
-    "fuse.concat": [Use({"from": BOTH}, TWO), Use({"order": "skip x", "from": ["image", "other", "image"]}, TWO),
-                    *(Use({"fit": f, "from": BOTH}, {"other": {"use": "pad", "multiple": 3}}) for f in ("crop_skip",)),
-                    *(Use({"fit": f, "from": BOTH}, {"other": {"use": "conv", "padding": 0}}) for f in ("pad_skip",
-                        "crop_x"))],
-    "fuse.add": [Use({"from": BOTH}, TWO), Use({"fit": "pad_skip", "from": BOTH}, {"other": {"use": "conv",
-        "padding": 0}})],
-    "gate.additive": [
-        Use({"x_project": {"use": "conv", "kernel": 1, "out": 3},
-             "gate_project": {"use": "conv", "kernel": 1, "out": 3}, "score": {"use": "conv", "kernel": 1, "out": 1}, "from": {"x": "image", "gate": "other"}}, TWO),
-        Use({"x_project": {"use": "conv", "kernel": 2, "stride": 2, "padding": 0, "bias": False}, "act": "elu", "score":
-             {"use": "conv", "kernel": 1, "norm": "batch"}, "from": {"x": "image",
-             "gate": "other"}}, {"other": {"use": "conv", "stride": 4}}),
-    ],
-    "fuse.multiply": [Use({"from": BOTH}, {"other": {"use": "conv", "out": 1}}), Use({"from": ["image", "other"]},
-        TWO)],
-}  # fmt: skip
-
-CASES = [
-    pytest.param(name, k, rank, id=f"{name}-{k}-{rank}d")
-    for name, uses in USES.items()
-    for k, use in enumerate(uses)
-    for rank in use.ranks
-]
+def test_every_block_has_examples() -> None:
+    """Those that are made from types reach few of the combinations that matter."""
+    file = Path(inspect.getfile(sys.modules[BLOCKS["conv"].__module__])).parent / FILE
+    assert set(source.read(file)) == set(BLOCKS), "a new block needs examples in examples.yaml"
 
 
-def used(name: str, k: int, rank: int, folder: Path) -> composer.Blueprint:
-    use = USES[name][k]
-    whole = Use({"use": name, **use.node}, use.before, use.ranks, use.channels, use.side)
-    return whole.blueprint(folder / "use.yaml", rank)
+@pytest.mark.parametrize("aspect", [pytest.param(a, marks=pytest.mark.slow) if a in SLOW else a for a in ASPECTS])
+@pytest.mark.parametrize("name", BLOCKS)
+def test_contracts_hold(name: str, aspect: str) -> None:
+    check = held(aspect, BLOCKS[name], cases(name))
+    assert check.status != "fail", str(check)
 
 
-def test_every_block_is_used_here() -> None:
-    assert set(USES) == set(BLOCKS), "a new block needs tiny blueprints in USES"
-
-
-@pytest.mark.parametrize(("name", "k", "rank"), CASES)
-def test_the_type_is_the_shape_and_gradients_reach_everything(name: str, k: int, rank: int, tmp_path: Path) -> None:
-    blueprint = used(name, k, rank, tmp_path)
-    program = blueprint.check()
-    shape = (2, USES[name][k].channels, *program.built.values())
-    wanted = promised(program, 2)
-    meta = blueprint.build(device="meta")
-    assert tuple(meta(torch.empty(shape, device="meta")).shape) == wanted
-    network = blueprint.build()
-    x = torch.randn(shape, requires_grad=True)
-    y = network.eval()(x)
-    assert tuple(y.shape) == wanted
-    assert y.isfinite().all()
-    (network.train()(x) * torch.randn(wanted) + 0 * x.sum()).sum().backward()
-    assert [n for n, p in network.named_parameters() if p.grad is None] == []
-    assert x.grad is not None
-
-
-def promised(program: Program, batch: int) -> tuple[int, ...]:
-    """The shape that the type of the output stands for."""
-    type_: Type = program.values[program.outputs[0].ids].type.at(program.built)
-    if type_.kind == "vector":
-        return (batch, type_.channels)
-    return (batch, type_.channels, *type_.grid) if type_.kind == "map" else (batch, type_.length, type_.channels)
+def test_few_promises_are_not_made() -> None:
+    """What a block does not promise is said here too, so that nobody silences a check in passing."""
+    waived = {
+        (name, aspect)
+        for name in BLOCKS
+        for source_ in (BLOCKS[name].not_promised, *(c.example.not_promised for c in cases(name)))
+        for aspect in source_
+    }
+    assert waived == {("memory.cells", "buffers"), ("memory.volume_tokens", "buffers"), ("position.rotary", "bfloat16")}
 
 
 # --- declarations -----------------------------------------------------------------------------------------------------
@@ -593,7 +399,7 @@ def test_sine_position_counts_valid_cells(case: str) -> None:
     options, channels, grid = SINES[case]
     masks = torch.ones(2, *grid, dtype=torch.bool)
     masks[1, ..., -1:] = masks[1, -1:] = False
-    x = Type("map", channels, grid)
+    x = composer.Type("map", channels, grid)
     module = SinePosition(**options).build(x, len(grid))
     ours = module(torch.zeros(2, *grid, channels, dtype=torch.float64), masks[..., None])
     counts = masks[1].sum(-1).flatten()

@@ -40,19 +40,19 @@ from composer.registry import Registry
 
 FILE = "examples.yaml"
 RANKS = (1, 2, 3)
-CHANNELS = (4, 8, 6, 12, 16, 1)
-SIDES = (4, 8, 6, 7)
+CHANNELS = (4, 12, 16, 1)
+SIDES = (4, 6, 7)
 SMALL: tuple[Any, ...] = (2, 4, 1, 3, 8, 0.5, True, False, "", (2, 2), (2, 2, 2), (2,))
 """What is tried as the value of an option, best first."""
-MOST_TRIED = 400
-"""Small networks that are checked in search of one that a rule accepts."""
+MOST_TRIED = 40
+"""Combinations of options that are tried in search of one that a rule accepts."""
 MOST_MADE = 16
 """Examples that are made of a block."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """A tiny blueprint around a block, for every rank in `ranks`. `options` say in words what it is."""
+    """A tiny blueprint around a block, for every rank in `ranks`. `options` is how its author said it, in one line."""
 
     block: type[Block]
     options: str
@@ -122,7 +122,10 @@ def examples_of(
     given = options if options is not None else block.examples or _listed(block) or None
     if given is None:
         return list(made(block, registry))
-    return [_example(block, item, registry) for item in given]
+    found = [_example(block, item, registry) for item in given]
+    return (
+        [replace(e, options=f"example {k + 1}: {e.options}") for k, e in enumerate(found)] if len(found) > 1 else found
+    )
 
 
 def _listed(block: type[Block]) -> Sequence[Mapping[str, Any]]:
@@ -161,14 +164,20 @@ def _fed(block: type[Block], said: str, node: Mapping[str, Any], optional: Itera
 def _accepted(example: Example, registry: Registry) -> Iterator[Example]:
     """The example at the first channels and sides that its rule accepts, and at the ranks it accepts these for."""
     for channels, side in product(CHANNELS, SIDES):
-        tried = replace(example, channels=channels, side=side)
-        ranks = tuple(r for r in example.ranks if not tried.case(r, registry).refusal)
-        if ranks:
-            yield replace(tried, ranks=ranks)
+        ranked = list(_at_ranks(replace(example, channels=channels, side=side), registry))
+        if ranked:
+            yield from ranked
             return
     vectors = replace(example, inputs=dict.fromkeys(example.inputs, "B {channels}"))
     if example.inputs != vectors.inputs:
         yield from (replace(e, ranks=(e.ranks[0],)) for e in _accepted(vectors, registry))
+
+
+def _at_ranks(example: Example, registry: Registry) -> Iterator[Example]:
+    """The example at the ranks for which its rule accepts it, if there are any."""
+    ranks = tuple(r for r in example.ranks if not example.case(r, registry).refusal)
+    if ranks:
+        yield replace(example, ranks=ranks)
 
 
 # ---------------------------------------------------------------- made from types
@@ -180,19 +189,30 @@ def made(block: type[Block], registry: Registry) -> Iterator[Example]:
     if base is None:
         return
     yield base
-    node = dict(base.graph["node"])
-    yield from islice(_varied(block, node, registry), MOST_MADE - 1)
+    yield from islice(_varied(base, registry), MOST_MADE - 1)
+
+
+def why_none(block: type[Block], registry: Registry) -> str:
+    """What the rule says to the first example that was tried of a block for which none was found."""
+    tried = next(_tried(block, registry), None)
+    said = f"; for {tried.options} it says: {tried.case(2, registry).refusal}" if tried else ""
+    return f"no example was found that its rule accepts{said}. Declare `examples` on the block, or give `options=`"
 
 
 def _bases(block: type[Block], registry: Registry) -> Iterator[Example]:
+    for example in islice(_tried(block, registry), MOST_TRIED):
+        yield from _accepted(example, registry)
+
+
+def _tried(block: type[Block], registry: Registry) -> Iterator[Example]:
+    """Every combination of small values for what must be said."""
     block.model_rebuild()
     needed = {n: _values(f) for n, f in block.model_fields.items() if f.is_required() and n not in block.slots}
     slots = {n: _fillings(n, registry) for n, s in block.slots.items() if s.required and s.default is None}
     names = [*needed, *slots]
-    choices = product(*(v[:6] for v in needed.values()), *slots.values())
-    for values in islice(choices, MOST_TRIED // 10):
+    for values in product(*(v[:6] for v in needed.values()), *slots.values()):
         options = dict(zip(names, values, strict=True))
-        yield from _accepted(_fed(block, _said(options), {"use": block.name, **options}), registry)
+        yield _fed(block, _said(options), {"use": block.name, **options})
 
 
 def _fillings(slot: str, registry: Registry) -> list[str]:
@@ -201,16 +221,26 @@ def _fillings(slot: str, registry: Registry) -> list[str]:
     return sorted(plain, key=lambda n: (n.partition(".")[0] != slot.rpartition("_")[2], n))[:12]
 
 
-def _varied(block: type[Block], node: Mapping[str, Any], registry: Registry) -> Iterator[Example]:
-    own = {k: v for k, v in node.items() if k not in ("use", "from")}
+def _varied(base: Example, registry: Registry) -> Iterator[Example]:
+    """An accepted example with one option changed at a time, and with each optional port."""
+    block = base.block
+    own = {k: v for k, v in base.graph["node"].items() if k not in ("use", "from")}
     for name, spec in block.model_fields.items():
         if name in block.slots:
             continue
         for value in [v for v in _values(spec) if v != own.get(name, spec.default)][:3]:
             options = {**own, name: value}
-            yield from _accepted(_fed(block, _said(options), {"use": block.name, **options}), registry)
+            yield from _at_ranks(_as(base, _fed(block, _said(options), {"use": block.name, **options})), registry)
     for port in block.optional:
-        yield from _accepted(_fed(block, _said({**own, "from": port}), {"use": block.name, **own}, [port]), registry)
+        fed = _fed(block, _said({**own, "from": port}), {"use": block.name, **own}, [port])
+        yield from _at_ranks(_as(base, fed), registry)
+
+
+def _as(base: Example, example: Example) -> Example:
+    """An example on inputs of the kind and size of another's."""
+    kind = next(iter(base.inputs.values()), "")
+    inputs = dict.fromkeys(example.inputs, kind)
+    return replace(example, channels=base.channels, side=base.side, ranks=base.ranks, inputs=inputs)
 
 
 def _values(spec: Any) -> list[Any]:

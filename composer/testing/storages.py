@@ -16,11 +16,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 
-class Tracker(TorchDispatchMode):
+class Tracker(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """`now` and `peak`: bytes of the storages that live."""
 
     def __init__(self, present: Iterable[Tensor]):
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.known: set[int] = set()
         self.now = self.peak = 0
         for tensor in present:
@@ -77,7 +77,9 @@ def run(network: nn.Module, inputs: dict[str, Tensor], training: bool) -> Measur
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
             outputs = [o for o in tree_flatten(network(**inputs))[0] if isinstance(o, Tensor)]
         saved = _alive(kept, mine)
-        torch.autograd.backward(outputs, [torch.ones_like(o) for o in outputs])
+        trained = [o for o in outputs if o.requires_grad]
+        if trained:
+            torch.autograd.backward(trained, [torch.ones_like(o) for o in trained])
     return Measured(saved, tracker.peak)
 
 

@@ -100,6 +100,9 @@ class Cells(Block):
     name = "memory.cells"
     layout: ClassVar[str] = "any"
     many: ClassVar[bool] = True
+    not_promised: ClassVar[dict[str, str]] = {
+        "buffers": "it counts the visits of cells in evaluation too, as published"
+    }
     grid: tuple[Positive, Positive]
     crop: tuple[Positive, ...]
     volume: tuple[Positive, ...]
