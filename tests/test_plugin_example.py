@@ -124,6 +124,16 @@ def test_the_format_writes_a_table(installed: tuple[Environment, Path]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif("export" not in [c.name for c in app.registered_commands], reason="no verb `export` yet")
+def test_the_command_writes_the_same_table(installed: tuple[Environment, Path]) -> None:
+    environment, work = installed
+    done = environment.composer("export", "vit:tiny", "--format", "csv", "-o", "vit.csv", at=work)
+    assert done.returncode == 0, done.stderr
+    rows = list(csv.DictReader((work / "vit.csv").read_text().splitlines()))
+    assert sum(int(r["numbers"]) for r in rows) == 5_717_416
+
+
+@pytest.mark.slow
 def test_without_it_its_blueprint_says_what_to_install(tmp_path: Path) -> None:
     path = tmp_path / "axial_unet.yaml"
     shutil.copy(EXAMPLE / "composer_axial" / "blueprints" / "axial_unet.yaml", path)

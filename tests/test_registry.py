@@ -254,7 +254,7 @@ def test_two_plugins_with_one_blueprint_are_refused_by_name(monkeypatch: pytest.
     )
     assert found.blueprints == {}
     assert found.disputed == {("blueprint", "delicate"): ("a-dist 1.0", "b-dist 2")}
-    with pytest.raises(composer.BlueprintError, match="claim the blueprint `delicate`: a-dist 1.0 and b-dist 2"):
+    with pytest.raises(composer.BlueprintError, match=r"claim the blueprint `delicate`: a-dist 1.0 and b-dist 2"):
         composer.load("delicate", found)
 
 

@@ -136,3 +136,13 @@ def test_a_typo_is_no_missing_plugin(tmp_path: Path, capsys: pytest.CaptureFixtu
     out, err = capsys.readouterr()
     assert out == ""
     assert "did you mean `norm.layer`" in err
+
+
+def test_a_base_that_a_missing_plugin_has(tmp_path: Path) -> None:
+    path = tmp_path / "child.yaml"
+    path.write_text("blueprint: 1\nextends: glam_deluxe\nrequires: [composer-glam]\n")
+    with pytest.raises(composer.BlueprintError) as caught:
+        composer.load(path)
+    (fault,) = caught.value.diagnostics
+    assert fault.code == "BP105"
+    assert fault.help[-1] == "it may be in `composer-glam`, which `requires:` names"
