@@ -234,7 +234,8 @@ class _Layers:
         try:
             path, preset = find(self.top["extends"], library, self.path.parent)
         except BlueprintError as fault:
-            raise BlueprintError(replace(fault.diagnostics[0], span=span)) from None
+            advice = [f"it may be in `{w}`, which `requires:` names" for w in self.requires]
+            raise BlueprintError(replace(fault.diagnostics[0], span=span).with_help(*advice)) from None
         seen = (*chain, self.path.resolve())
         if path.resolve() in seen:
             files = " -> ".join(p.name for p in (*seen, path))

@@ -14,6 +14,7 @@ import pytest
 from environments import Environment
 
 import composer
+from composer.cli.main import app
 
 EXAMPLE = Path(__file__).parent / "plugin_example"
 SOURCES = sorted(EXAMPLE.rglob("*.py"))

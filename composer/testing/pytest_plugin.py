@@ -17,7 +17,8 @@ import pytest
 
 from composer.block import Block
 from composer.diagnostics import ComposerError, did_you_mean
-from composer.registry import GROUP, Plugin, Registry, clash
+from composer.plugins import GROUP, Plugin
+from composer.registry import Registry, clash
 from composer.testing.contract import ASPECTS, Check, cases_of, held, place_of, said_of
 from composer.testing.examples import Case, why_none
 
