@@ -103,6 +103,7 @@ class _Linker:
         self.library = {**registry.blueprints, **blueprint.library}
         self.mistakes: list[Diagnostic] = []
         self.warnings: list[Diagnostic] = []
+        self.unknown: dict[str, Diagnostic] = {}  # blocks that nobody brings, and what is said of them
         self.addresses: dict[str, bool] = {}  # address -> whether it has several outputs
         self.parts: dict[str, dict[str, None]] = {}  # address -> its copies and outputs
         self.loops: set[str] = set()
@@ -793,21 +794,23 @@ class _Linker:
         self.register(address, block_class.many)
         return Call(
             address, use, block, inputs, parts, written, self.module(address), place, spans,
-            site.scope.sight(), site.slot, self.unused(site), any(is_prefix(address, b) for b in self.broken),
+            site.scope.sight(), site.slot, self.unused(site), any(map(unfinished, parts.values())),
         )  # fmt: skip
 
     def without_block(self, site: _Site, use: str, span: Span | None) -> Broken:
         """A part whose block nobody brings: reported, and the graph around it goes on."""
-        self.report(replace(self.no_block(use, span), address=site.address))
+        if use not in self.unknown:  # the nearest names take a millisecond to find, which 10,000 parts would add up
+            self.unknown[use] = self.no_block(use)
+        self.report(replace(self.unknown[use], span=span, address=site.address))
         self.broken.add(site.address)
         site.scope.read |= _words(site.spec)  # what its slots would have read is not unused
         self.register(site.address, many=True)
         plain = {k: v for k, v in site.spec.items() if k not in RESERVED and not isinstance(v, (dict, list))}
         return Broken(site.address, use, site.ports, plain, span)
 
-    def no_block(self, use: str, span: Span | None) -> Diagnostic:
+    def no_block(self, use: str) -> Diagnostic:
         if use in self.registry.clashes:
-            return replace(clash(use, self.registry.clashes[use]), span=span)
+            return clash(use, self.registry.clashes[use])
         names = [*self.registry.blocks, *self.library]
         namespace = use.split(".")[0]
         advice = absent(self.blueprint, self.registry)
@@ -815,11 +818,11 @@ class _Linker:
             text = f"unknown block `{use}`; no installed plugin provides the namespace `{namespace}`"
             close = nearest(use.split(".")[-1], names) or nearest(use, names)
             help = (f"did you mean `{close[0]}`?",) if close and not advice else ()
-            return Diagnostic("BP103", text, span, help=(*advice, *help))
+            return Diagnostic("BP103", text, help=(*advice, *help))
         siblings = [n for n in names if n.startswith(f"{namespace}.")] if "." in use else []
         note = (f"`{namespace}.…`: {listing(siblings)}",) if siblings else ()
         text = f"unknown block `{use}`{did_you_mean(use, names)}"
-        return Diagnostic("BP102", text, span, notes=note, help=advice)
+        return Diagnostic("BP102", text, notes=note, help=advice)
 
     def options(self, block: type[Block], spec: Map, names: Names) -> tuple[dict[str, Any], dict[str, Span | None]]:
         """The options written at a node, evaluated; slots stay as written."""
@@ -1068,6 +1071,13 @@ class _Linker:
         scope.read |= {n.split(".")[0] for n in nearest(name, names)}
         notes = (f"values in sight: {listing(names)}",) if names else ()
         return Diagnostic("BP104", text, span, notes=notes, help=help)
+
+
+def unfinished(body: Body | None) -> bool:
+    """Whether a part of this body is broken."""
+    if isinstance(body, Group):
+        return any(map(unfinished, body.members))
+    return isinstance(body, Broken) or (isinstance(body, Call) and body.incomplete)
 
 
 def written_at(spec: Any) -> Span | None:
