@@ -174,8 +174,9 @@ _NAMES = (
         "BP103",
         "a plugin is missing",
         """The block's name begins with a word that no installed plugin uses, or `requires:` names a plugin that is not
-        installed. Composer installs nothing by itself: a file may never cause a download. Install the plugin with pip,
-        or use a block that is there.""",
+        installed, too old, broken or switched off. `composer check` and `composer show` draw the graph all the same,
+        with unknown types. Composer installs nothing by itself: a file may never cause a download. Install the plugin
+        with pip, or use a block that is there.""",
         _file("head: {use: my_lab.conv, out: 8}"),
         _file("head: {use: conv, out: 8}"),
     ),
