@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 from composer import source
@@ -54,10 +55,8 @@ class _Mapping:
     def add(self, text: Source) -> int:
         if text not in self.files:
             self.files.append(text)
-            try:
+            with suppress(BlueprintError):  # the words of a command line are no file
                 self.index(source.parse(text))
-            except BlueprintError:  # the words of a command line are no file
-                pass
         return self.files.index(text)
 
     def index(self, value: object) -> None:

@@ -45,6 +45,7 @@ def export(
         help = (f"say which: {listing(f'--{n} FILE' for n in given)}, or --format NAME -o FILE",)
         raise BlueprintError(Diagnostic("BP201", "`composer export` was given no format", help=help))
     loaded, shapes = sized(blueprint, overrides, plugin, size, 1)
+    loaded.check(**shapes)
     for name, path in targets.items():
         write(loaded, shapes, name, exporters[name], path, weights)
 

@@ -8,6 +8,7 @@ weights, and making it builds nothing.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ class _Drawn:
     """A program as nodes and typed edges. Changes of memory layout are no blocks: their value is their input's."""
 
     def __init__(self, program: Program, shapes: Mapping[str, tuple[int, ...]], counts: Mapping[str, int]):
-        self.program, self.counts = program, counts
+        self.program = program
         self.inputs = [i for i in program.inputs if i.name in shapes]
         self.env = dict(program.built)
         for spec in self.inputs:
@@ -50,7 +51,8 @@ class _Drawn:
         self.outputs = [o for o in program.outputs if not o.training]
         live = needed(program.steps, [i for o in self.outputs for i in ids_of(o.ids)])
         self.steps = [s for s in program.steps if live & set(s.outputs) and not s.unused]
-        self.same = {s.outputs[0]: s.reads[0] for s in self.steps if is_move(s.address)}
+        self.owned = _owned({s.module for s in self.steps}, counts)
+        self.same = {n: s.reads[0] for s in self.steps if _is_alias(s) for n in s.outputs}
         self.names = {i.id: i.name for i in program.inputs}
         for step in self.steps:
             keys = step.keys or ("",)
@@ -66,7 +68,7 @@ class _Drawn:
         made = [self.edge(onnx, name, type_) for name, _, type_ in ends]
         between = [
             self.edge(onnx, self.names[n], self.program.values[n].type)
-            for s in self.steps if not is_move(s.address) for n in s.outputs
+            for s in self.steps if not _is_alias(s) for n in s.outputs
         ]  # fmt: skip
         blueprint = self.program.graph.blueprint
         graph = helper.make_graph(nodes, blueprint.name, given, made, doc_string=blueprint.summary, value_info=between)
@@ -81,7 +83,7 @@ class _Drawn:
 
     def nodes(self) -> Iterator[dict[str, Any]]:
         for step in self.steps:
-            if not is_move(step.address):
+            if not _is_alias(step):
                 yield {
                     "op_type": step.block.name,
                     "inputs": [self.value(n) for n in step.reads],
@@ -99,8 +101,7 @@ class _Drawn:
             value = getattr(step.block, name)
             if name not in slots and value is not None:
                 yield _free(name), _plain(value)
-        owned = sum(n for at, n in self.counts.items() if at == step.module or at.startswith(f"{step.module}."))
-        if owned:
+        if owned := self.owned.pop(step.module, 0):
             yield "parameters", owned
 
     def ends(self) -> Iterator[tuple[str, str, Type]]:
@@ -126,6 +127,22 @@ def axes_of(type_: Type) -> tuple[Size, ...]:
     if type_.kind == "map":
         return (type_.channels, *type_.grid)
     return (type_.channels,) if type_.kind in ("vector", "unknown") else (type_.length, type_.channels)
+
+
+def _is_alias(step: Step) -> bool:
+    """Whether a step only lays out its input in another way, or takes it apart again."""
+    return is_move(step.address) and len(step.reads) == 1
+
+
+def _owned(modules: set[str], counts: Mapping[str, int]) -> Counter[str]:
+    """Parameters by the module that holds them; where it runs twice they are shown at the first time."""
+    found = Counter[str]()
+    for name, count in counts.items():
+        at = name
+        while at and at not in modules:
+            at = at.rpartition(".")[0]
+        found[at] += count
+    return found
 
 
 def _unused(name: str, names: Mapping[int, str]) -> str:

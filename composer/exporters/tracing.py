@@ -7,6 +7,7 @@ crops is in the graph too.
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import re
 import warnings
@@ -42,8 +43,7 @@ def trace(network: Network, shapes: Mapping[str, tuple[int, ...]]) -> Traced:
     """Trace a network in evaluation. What cannot be traced is a `BlueprintError` (BP809) that names the node."""
     network.eval()
     given = tuple(i.name for i in network.inputs if i.name in shapes)
-    named = ("outputs", [o for o in network.outputs if not o.training])[1]
-    outputs = tuple(n for o in named for n in _output_names(o.name, o.ids))
+    outputs = tuple(n for o in network.outputs if not o.training for n in _output_names(o.name, o.ids))
     try:
         return Traced(_exported(network, _inputs(shapes, given, 2), open_batch=True), given, outputs, True)
     except ComposerError:
@@ -66,17 +66,14 @@ def _inputs(shapes: Mapping[str, tuple[int, ...]], names: tuple[str, ...], batch
 
 
 def _exported(network: Network, inputs: dict[str, Tensor], open_batch: bool) -> ExportedProgram:
-    batch = {0: Dim("batch")} if open_batch else {}
+    batch: dict[int, Any] = {0: Dim("batch")} if open_batch else {}
+    positional = len(inputs) == len(network.inputs)
+    values, named = (tuple(inputs.values()), {}) if positional else ((), inputs)
+    how = {"values": tuple(batch for _ in values), "named": {name: batch for name in named}}
     with quiet(), torch.no_grad():
-        if len(inputs) == len(network.inputs):
-            values, how = tuple(inputs.values()), {"values": tuple(batch for _ in inputs), "named": {}}
-            return torch.export.export(network, values, dynamic_shapes=_without_empty(how), strict=False)
-        how = {"values": (), "named": dict.fromkeys(inputs, batch)}
-        return torch.export.export(network, (), inputs, dynamic_shapes=_without_empty(how), strict=False)
-
-
-def _without_empty(how: dict[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in how.items() if v}
+        return torch.export.export(
+            network, values, named, dynamic_shapes={k: v for k, v in how.items() if v}, strict=False
+        )
 
 
 def _output_names(name: str, ids: Any) -> list[str]:
@@ -90,17 +87,18 @@ def _output_names(name: str, ids: Any) -> list[str]:
 
 def refusal(network: Network, what: str, fault: BaseException, node: str = "") -> BlueprintError:
     """BP809, with the node at which a format gave up."""
-    notes = [n for f in _causes(fault) for n in getattr(f, "__notes__", ())]
+    notes = [n for f in causes(fault) for n in getattr(f, "__notes__", ())]
     found = next((m for n in notes if (m := re.search(r"in the node (`.*?`.*)", n))), None)
     at = node or (found[1] if found else "")
     text = f"`{network.blueprint.name}` {what}{f' at {at}' if at else ''}"
-    last = _causes(fault)[-1]
+    last = causes(fault)[-1]
     said = f"{type(last).__name__}: {' '.join(str(last).split())[:200]}"
     help = ("swap this node for a block whose operations the format has",) if at else ()
     return BlueprintError(Diagnostic("BP809", text, notes=(said,), help=help))
 
 
-def _causes(fault: BaseException | None) -> list[BaseException]:
+def causes(fault: BaseException | None) -> list[BaseException]:
+    """A fault and those that led to it, the first one last."""
     found: list[BaseException] = []
     while fault is not None and fault not in found:
         found.append(fault)
@@ -110,13 +108,16 @@ def _causes(fault: BaseException | None) -> list[BaseException]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without the remarks of torch's exporters on themselves."""
-    log = logging.getLogger("torch.onnx")
-    level = log.level
-    log.setLevel(logging.ERROR)
+    """Without the remarks of torch's exporters on themselves: warnings, logs, and dumps of graphs."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings():
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
             warnings.simplefilter("ignore")
             yield
     finally:
-        log.setLevel(level)
+        logging.disable(before)
