@@ -3,7 +3,8 @@
 A JSON Schema sees the place of a word in a file but no other words of it, so the general schema takes any text where a
 value is named. Here the names are those that the linked blueprint has: references (`stem`, `stage.1`, `maps.fine`,
 `.skip`), outputs, and the addresses that edits are about, each with its type. A misspelt one is then underlined while
-it is typed. Whether a value stands above its reader is left to `composer check`; after a new node, write the schema anew.
+it is typed. Whether a value stands above its reader is left to `composer check`. After a new node, write the schema
+anew.
 """
 
 from __future__ import annotations

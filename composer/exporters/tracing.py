@@ -69,7 +69,7 @@ def _exported(network: Network, inputs: dict[str, Tensor], open_batch: bool) -> 
     batch: dict[int, Any] = {0: Dim("batch")} if open_batch else {}
     positional = len(inputs) == len(network.inputs)
     values, named = (tuple(inputs.values()), {}) if positional else ((), inputs)
-    how = {"values": tuple(batch for _ in values), "named": {name: batch for name in named}}
+    how = {"values": tuple(batch for _ in values), "named": dict.fromkeys(named, batch)}
     with quiet(), torch.no_grad():
         return torch.export.export(
             network, values, named, dynamic_shapes={k: v for k, v in how.items() if v}, strict=False
