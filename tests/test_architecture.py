@@ -19,9 +19,12 @@ PASSES = sorted(f"passes.{p.stem}" for p in (CORE / "passes").glob("*.py") if p.
 WALK = [
     *"diagnostics dims types expressions source names addresses notation block hookspecs registry".split(),
     *"phrases sizes layouts blueprint graph scopes edits reaching origins linking liveness inference strides".split(),
+    "sourcemap",
     "causes",
     *PASSES,
-    *"passes writing flat keymap init fitting segments module weights exporters figures memory budget storages".split(),
+    *"passes writing flat keymap init fitting segments module weights exporters".split(),
+    *"exporters.wanting exporters.tracing exporters.torch exporters.onnx exporters.netron".split(),
+    *"figures memory budget storages".split(),
     *"cost compose remedies".split(),
 ]
 """Each may import those before it."""

@@ -304,6 +304,8 @@ def test_a_hostile_text_runs_nothing(tmp_path: Path) -> None:
 
 
 def test_a_blueprint_draws_itself() -> None:
+    import torch  # noqa: F401 - with it the cost is shown
+
     text = composer.load("unet")._repr_html_()
     assert "<svg" in text
     assert "(B, 2, H, W)" in text

@@ -1,9 +1,9 @@
 """`composer export NAME --netron FILE.onnx`: the network as its blocks, for netron to draw.
 
-A file with every operator of torch is a thousand nodes that nobody wrote. This one has a node for each block that runs,
-of the type that the blueprint calls it, named by its address, with its options as attributes and the type of every
-edge. Types are of the domain `composer`: the file is for looking at, not for running (`--onnx` is). It holds no
-weights, and making it builds nothing.
+A file with every operator of torch is a thousand nodes that nobody wrote. This one has a node for each block that runs:
+its type is the name of the block (`norm/batch` for `norm.batch`), its name the address, its attributes are the options,
+and every edge has its type. They are of the domain `composer`: the file is for looking at, not for running (`--onnx`
+is). It holds no weights, and making it allocates none.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class _Drawn:
         for step in self.steps:
             if not _is_alias(step):
                 yield {
-                    "op_type": step.block.name,
+                    "op_type": step.block.name.replace(".", "/"),  # netron shows what is behind the last dot only
                     "inputs": [self.value(n) for n in step.reads],
                     "outputs": [self.names[n] for n in step.outputs],
                     "name": step.address,
