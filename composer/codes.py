@@ -22,7 +22,7 @@ GROUPS: Mapping[str, str] = MappingProxyType(
         "BP5": "sizes and inputs",
         "BP6": "plugins",
         "BP7": "weights and memory",
-        "BP8": "images",
+        "BP8": "images and files",
         "BP9": "Composer itself",
     }
 )
@@ -671,9 +671,9 @@ _IMAGES = (
     Code(
         "BP806",
         "a result cannot be written",
-        """The file that `composer run` should write has the wrong ending, its folder is missing or may not be written
-        to, or it is the input itself, which would be lost. It is checked before any work is done. Choose another
-        name.""",
+        """The file that `composer run` or `composer export` should write has the wrong ending, its folder is missing or
+        may not be written to, or it is the input itself, which would be lost. It is checked before any work is done.
+        Choose another name.""",
     ),
     Code(
         "BP807",
@@ -688,6 +688,15 @@ _IMAGES = (
         """An option of `composer run` names a viewing direction or a normalization of intensities that there is not. A
         view is axial, coronal or sagittal, or three letters, one of each of L/R, A/P and I/S. The message lists the
         words there are.""",
+    ),
+    Code(
+        "BP809",
+        "a network that a format cannot hold",
+        """`composer export` traces the network and writes its operations in the terms of another program. Here it met
+        one that the format does not have, or a step that depends on the numbers in the image. The message names the
+        node; swap it for another block (`composer export unet --onnx FILE up.*.fuse=fuse.add`). It also comes where
+        a package that the format needs is not installed (`pip install 'blueprint-composer[export]'`), and where the
+        exporter of a plugin fails.""",
     ),
 )
 

@@ -173,6 +173,12 @@ class Blueprint(stage.Blueprint):
             optimizer=optimizer, gradients=gradients, flops=flops,
         )  # fmt: skip
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the figure, types, sizes and cost, or the mistakes."""
+        from composer.notebook import cell
+
+        return cell(self)
+
     def __reduce__(self) -> Any:
         """A pickle holds the data; blocks are looked up among the plugins installed where it is opened."""
         own = {f: getattr(self, f) for f in stage.Blueprint.__dataclass_fields__}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from composer.diagnostics import BlueprintError, Diagnostic
@@ -50,6 +51,23 @@ def write_folder(path: Path, files: Mapping[str, str]) -> None:
 def refused(path: Path, fault: OSError) -> BlueprintError:
     """The message about a place that cannot be written to."""
     return BlueprintError(Diagnostic("BP806", f"cannot write {path}: {fault.strerror or fault}"))
+
+
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A path of the same name in a new folder beside the target; what is there in the end is moved to its place, the
+    target last. Raises `BlueprintError` (BP806) before any work where the folder cannot be written to.
+    """
+    if path.is_dir():
+        raise BlueprintError(Diagnostic("BP806", f"cannot write {path}: it is a folder"))
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp") as folder:
+            yield Path(folder) / path.name
+            made = sorted(Path(folder).iterdir(), key=lambda p: p.name == path.name)
+            for file in made:
+                publish(file, path.parent / file.name)
+    except OSError as fault:
+        raise refused(path, fault) from None
 
 
 def publish(temporary: Path, path: Path) -> None:

@@ -138,8 +138,9 @@ class Network(nn.Module):
         return plan.delivered(slots)
 
     def _fit(self, given: Sequence[Tensor | None], constraints: Sequence[Constraint]) -> Fit | None:
-        """How inputs of these shapes are padded or cropped, looked up once for each shape."""
-        shapes = tuple(None if g is None else tuple(g.shape) for g in given)
+        """How inputs of these shapes are padded or cropped, looked up once for each shape; the batch, which is open
+        when the network is exported, has no part in it."""
+        shapes = tuple(None if g is None else tuple(g.shape[1:]) for g in given)
         if shapes not in self._fits:
             if len(self._fits) > 256:
                 self._fits.clear()

@@ -2,7 +2,7 @@
 
 A file that begins with `# yaml-language-server: $schema=composer.schema.json` is completed and checked while it is
 typed. The schema is draft-07, which the YAML language servers read best; that draft cannot combine closed schemas, so a
-block's schema names the words of the language once more (`true`), and the words are described in one place (`words`).
+block's schema lets the words of the language through once more, and the words are described in one place (`words`).
 
 A schema sees one file and no values: it is never stricter than the language where that would be wrong for a correct
 file, and what needs the whole graph (references, types, sizes) is left to `composer check`.
@@ -11,6 +11,7 @@ file, and what needs the whole graph (references, types, sizes) is left to `comp
 from __future__ import annotations
 
 import inspect
+import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -47,6 +48,14 @@ def schema(registry: Registry) -> Schema:
         **_document(library),
         "definitions": _definitions(blocks, library),
     }
+
+
+def text(schema: Schema) -> str:
+    """A schema as a file, in which each definition is a line: half as long as with one for each bracket, and what
+    changes in it is still seen line by line."""
+    rows = [f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in schema["definitions"].items()]
+    rest = [f" {json.dumps(k)}: {json.dumps(v)}" for k, v in schema.items() if k != "definitions"]
+    return "{\n" + ",\n".join([*rest, ' "definitions": {\n' + ",\n".join(rows) + "\n }"]) + "\n}\n"
 
 
 def _definitions(blocks: Mapping[str, type[Block]], library: Mapping[str, Path]) -> Schema:
@@ -125,6 +134,8 @@ def _has(*keys: str) -> Schema:
     return {"required": list(keys)}
 
 
+KNOWN: Schema = {f"^({'|'.join(sorted(RESERVED))})$": True}
+"""The words of the language, in the schema of a block, which is closed; `fragment` describes them."""
 NODE_NAME = "^[A-Za-z_\\u0080-\\uffff][A-Za-z0-9_\\u0080-\\uffff]*$"
 EXPRESSION: Schema = {
     "title": "expression",
@@ -512,8 +523,8 @@ def _block(name: str, block: type[Block]) -> Schema:
     """The definition of one block, and those of the models its options are made of."""
     made, models = _option_schemas(name, block)
     options = {n: _option(block, n, made.get(n, {})) for n in block.model_fields}
-    known = dict.fromkeys(sorted(RESERVED), True)
-    definition = _closed(_about(block), {**options, **known, "from": _ports(block)}, title=name)
+    properties = {**options, "from": _ports(block)}
+    definition = _closed(_about(block), properties, patternProperties=KNOWN, title=name)
     return {f"block.{name}": definition, **models}
 
 
@@ -620,14 +631,13 @@ def _sentence(option: str, doc: str) -> str:
 
 def _blueprint(name: str, path: Path, library: Mapping[str, Path]) -> Schema:
     """A blueprint used as a block: its parameters are options, and a key with dots is an edit of it."""
-    known: Schema = dict.fromkeys(sorted(RESERVED), True)
     try:
         loaded = blueprints.load(path, library=library)
     except ComposerError:  # its own mistake; `composer check` of that file says which
-        return {"title": name, "properties": known}
+        return {"title": name}
     options = {p.name: _parameter(p) for p in loaded.params.values()}
     about = f"{loaded.summary or name}. Inputs: {', '.join(loaded.inputs)}."
-    return _closed(about, {**options, **known}, title=name, patternProperties={"\\.": {}})
+    return _closed(about, options, title=name, patternProperties={**KNOWN, "\\.": {}})
 
 
 def _parameter(param: Param) -> Schema:
@@ -643,4 +653,4 @@ def _parameter(param: Param) -> Schema:
     return {**result, **(_value({"type": types}) if types else {})}
 
 
-__all__ = ["schema"]
+__all__ = ["schema", "text"]

@@ -20,9 +20,12 @@ WALK = [
     *"diagnostics dims types expressions source names addresses notation block replacements hookspecs shipped".split(),
     *"plugins registry".split(),
     *"phrases sizes layouts blueprint graph scopes edits reaching renewing requirements origins linking liveness inference strides".split(),
+    "sourcemap",
     "causes",
     *PASSES,
-    *"passes writing flat keymap init fitting segments module weights exporters figures memory budget storages".split(),
+    *"passes writing flat keymap init fitting segments module weights exporters".split(),
+    *"exporters.wanting exporters.tracing exporters.torch exporters.onnx exporters.netron".split(),
+    *"figures memory budget storages".split(),
     *"cost compose remedies doctor".split(),
 ]
 """Each may import those before it."""

@@ -163,6 +163,7 @@ def show(
     blueprint: common.Name,
     overrides: common.Overrides = None,
     svg: Annotated[Path | None, typer.Option(help="Write a picture instead.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page: the graph, costs, and the text beside it.")] = None,
     full: Annotated[bool, typer.Option("--full", help="Open every level.")] = False,
     expand: Annotated[bool, typer.Option("--expand", help="Every copy on rows of its own.")] = False,
     flat: Annotated[bool, typer.Option("--flat", help="The blueprint in full: parameters, edits, copies.")] = False,
@@ -177,6 +178,12 @@ def show(
     loaded = common.load(blueprint, overrides, plugin)
     if flat:
         return print(loaded.flat(), end="")
+    if html is not None:
+        from composer.files import write_text
+        from composer.notebook import page
+
+        write_text(html, page(loaded))
+        return print(f"wrote {html}")
     program, missing = typed(loaded)
     common.warn(program.graph.warnings)
     description = describe(program, None if missing else loaded.build(device="meta"))

@@ -119,23 +119,31 @@ def explain(
 
 
 def schema(
+    blueprint: Annotated[
+        str | None,
+        typer.Argument(help="A blueprint whose nodes it names, too.", autocompletion=common.complete_blueprint),
+    ] = None,
+    overrides: common.Overrides = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="A file; stdout without it.")] = None,
     plugin: common.Plugins = None,
 ) -> None:
-    """The JSON schema of the language with all installed blocks, for editors.
+    """The JSON schema of the language with all installed blocks, for editors; of one blueprint, with its nodes.
 
     Begin a blueprint with `# yaml-language-server: $schema=composer.schema.json`.
     """
     from composer.schema import schema as make
+    from composer.schema import text
 
     made = make(common.registry(plugin))
-    if output is None:
-        return common.print_json(made)
-    import json as encoder
+    if blueprint is not None:
+        from composer.completion import completed
 
+        made = completed(made, common.load(blueprint, overrides, plugin).check())
+    if output is None:
+        return print(text(made), end="")
     from composer.files import write_text
 
-    write_text(output, encoder.dumps(made, indent=1) + "\n")
+    write_text(output, text(made))
     print(f"wrote {output}")
 
 
