@@ -156,6 +156,16 @@ def shipped() -> dict[str, Path]:
     return {}
 
 
+def published() -> dict[str, Path]:
+    """The shipped blueprints but for the hybrids, which no paper has: they stand in a folder of their own."""
+    return {name: path for name, path in shipped().items() if not is_hybrid(path)}
+
+
+def is_hybrid(path: Path) -> bool:
+    """Whether a file is an invention made of published parts."""
+    return path.parent.name == "hybrids"
+
+
 def is_fragment(path: Path) -> bool:
     """Whether a file is a part for other blueprints and no network: its inputs have no sizes of their own."""
     try:
