@@ -1,4 +1,4 @@
-"""The shipped hybrids: their lines, their parameters, and the loss of a few steps of training on pictures of ellipses."""
+"""The shipped hybrids: lines, parameters, and the loss of a few steps of training on pictures of ellipses."""
 
 from __future__ import annotations
 
