@@ -25,6 +25,8 @@ from composer.diagnostics import (
     nearest,
 )
 from composer.names import Names, evaluate
+from composer.shipped import is_hybrid as is_hybrid
+from composer.shipped import published as published
 from composer.shipped import shipped as shipped
 from composer.source import Map, Seq, span_of
 

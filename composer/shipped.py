@@ -15,3 +15,13 @@ def shipped() -> dict[str, Path]:
         if folder.is_dir():
             return {p.stem: p for p in sorted(folder.rglob("*.yaml"))}
     return {}
+
+
+def published() -> dict[str, Path]:
+    """The shipped blueprints but for the hybrids, which no paper has: they stand in a folder of their own."""
+    return {name: path for name, path in shipped().items() if not is_hybrid(path)}
+
+
+def is_hybrid(path: Path) -> bool:
+    """Whether a file is an invention made of published parts."""
+    return path.parent.name == "hybrids"

@@ -17,7 +17,7 @@ from test_monai import PAIRS
 from torch import Tensor, nn
 
 import composer
-from composer.blueprint import shipped
+from composer.blueprint import published
 from composer.weights import convert
 
 Scheme = dict[str, str]
@@ -208,7 +208,7 @@ def test_every_tensor_begins_as_published(name: str) -> None:
 
 
 def test_every_blueprint_has_a_scheme() -> None:
-    assert {name.split(":")[0] for name in SCHEMES} >= {n for n in shipped() if "." not in n}
+    assert {name.split(":")[0] for name in SCHEMES} >= {n for n in published() if "." not in n}
 
 
 def test_another_scheme_would_be_seen() -> None:

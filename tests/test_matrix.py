@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import composer
-from composer.blueprint import shipped
+from composer.blueprint import published
 from composer.cli.main import run
 from composer.diagnostics import ComposerError
 from composer.swaps import Cell, cells, owners_of, smallest, swaps_of
@@ -52,14 +52,14 @@ def test_most_cells_build(family: str) -> None:
 def test_no_mistake_is_expected_where_there_is_no_cell() -> None:
     found = {(c.family, c.swap, c.blueprint) for c in CELLS}
     listed = {(f, s, b) for f, swaps in FILE["refused"].items() for s, names in swaps.items() for b in names}
-    known = shipped()
+    known = published()
     assert {entry for entry in listed if entry[2].partition(":")[0] in known} <= found
 
 
 def test_every_architecture_with_a_place_is_in_the_matrix() -> None:
     owners = {family["owner"] for family in FILE["families"].values()}
     names = {n.partition(":")[0] for n in FILE["tiny"]}
-    for variant in usage(REGISTRY, shipped()).variants:
+    for variant in usage(REGISTRY, published()).variants:
         if variant.blocks & owners:
             assert variant.name in names, f"give `{variant.name}` a `tiny` entry in swaps.yaml"
 
@@ -102,7 +102,7 @@ def test_a_cell_that_cannot_be_built_has_its_reason() -> None:
 
 
 def test_who_uses_what(capsys: pytest.CaptureFixture[str]) -> None:
-    found = usage(REGISTRY, shipped())
+    found = usage(REGISTRY, published())
     assert {"vit", "swin_unet"} <= set(found.users("block.transformer"))
     assert found.presets("norm.instance", "unet") == ("volume",)
     assert found.presets("norm.batch", "unet") == ()
@@ -120,7 +120,7 @@ def test_who_uses_what(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_no_block_belongs_to_one_architecture() -> None:
     """But for FINE's index arithmetic and some activations; a block that no blueprint uses is a swap or a gate."""
-    found = usage(REGISTRY, shipped())
+    found = usage(REGISTRY, published())
     memory = {"memory.cells", "memory.volume_tokens"}
     activations = {"act.elu": "vnet", "act.prelu": "attention_unet_monai"}
     assert found.alone == dict.fromkeys(memory, "fine") | activations | {"act.tanh": "mt_transunet"}

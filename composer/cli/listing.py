@@ -23,17 +23,23 @@ def add_to(app: typer.Typer) -> None:
 
 def list_(plugin: common.Plugins = None, json: common.Json = False) -> None:
     """The blueprints that can be named."""
-    from composer.blueprint import is_fragment, load, shipped
+    from composer.blueprint import is_fragment, is_hybrid, load, shipped
 
     known = common.registry(plugin)
     files = {**known.blueprints, **shipped()}
     fragments = [name for name in sorted(files) if is_fragment(files[name])]
     rows = []
-    for name in sorted(set(files) - set(fragments)):
+    for name in sorted(set(files) - set(fragments), key=lambda n: (is_hybrid(files[n]), n)):
         try:
             found = load(name, library=known.blueprints)
             rows.append(
-                {"name": name, "summary": found.summary, "presets": list(found.presets), "source": dict(found.source)}
+                {
+                    "name": name,
+                    "summary": found.summary,
+                    "presets": list(found.presets),
+                    "source": dict(found.source),
+                    "hybrid": is_hybrid(files[name]),
+                }
             )
         except ComposerError as fault:  # one broken file of a plugin does not hide the others
             rows.append(
@@ -42,11 +48,16 @@ def list_(plugin: common.Plugins = None, json: common.Json = False) -> None:
                     "summary": f"cannot be read: {fault.diagnostics[0].message}",
                     "presets": [],
                     "source": {},
+                    "hybrid": is_hybrid(files[name]),
                 }
             )
     if json:
         return common.print_json(rows)
-    table(("blueprint", "what it is", "presets"), [(r["name"], r["summary"], " ".join(r["presets"])) for r in rows])
+    head = ("blueprint", "what it is", "presets")
+    table(head, [(r["name"], r["summary"], " ".join(r["presets"])) for r in rows if not r["hybrid"]])
+    hybrids = [r for r in rows if r["hybrid"]]
+    if hybrids:
+        table(("hybrid", "what it is", "presets"), [(r["name"], r["summary"], " ".join(r["presets"])) for r in hybrids])
     print(f"parts for other blueprints: {', '.join(fragments)}" if fragments else "")
 
 

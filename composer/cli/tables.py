@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 
-from composer.blueprint import shipped
+from composer.blueprint import published
 from composer.cli import common
 from composer.cli.listing import table
 from composer.registry import Registry
@@ -14,8 +14,8 @@ from composer.usage import Usage, usage
 
 
 def used_by(registry: Registry, form: str) -> None:
-    """Block × blueprint, and the blocks of one architecture alone."""
-    found = usage(registry, sorted({**registry.blueprints, **shipped()}))
+    """Block × blueprint, and the blocks of one architecture alone; hybrids are no architectures of their own."""
+    found = usage(registry, sorted({**registry.blueprints, **published()}))
     if form == "json":
         return common.print_json(found.to_json())
     if form == "markdown":
