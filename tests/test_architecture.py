@@ -21,7 +21,7 @@ WALK = [
     *"phrases sizes layouts blueprint graph scopes edits reaching origins linking liveness inference strides".split(),
     "causes",
     *PASSES,
-    *"passes writing flat keymap init fitting segments module weights exporters figures memory budget storages".split(),
+    *"passes writing document flat keymap init fitting segments module weights exporters figures memory budget storages".split(),
     *"cost compose remedies".split(),
 ]
 """Each may import those before it."""
