@@ -1,7 +1,7 @@
 """A loaded blueprint as one document again: what was asked for, its bases, preset and overrides laid over each other.
 
-Unlike `composer.flat`, nothing is evaluated: parameters, loops and expressions stay as they were written. A value that a
-preset or an override gave stands as the parameter's default.
+Unlike `composer.flat`, nothing is evaluated: parameters, loops and expressions stay as they were written. A value that
+a preset or an override gave stands as the parameter's default.
 """
 
 from __future__ import annotations

@@ -770,6 +770,9 @@ class _Linker:
         if not known and (use.rpartition(":")[0] in self.library or use in self.library or use.endswith(".yaml")):
             return self.nested(replace(site, span=place), use)
         block_class = self.block_class(use, place)
+        if block_class.stands_in and site.slot not in block_class.stands_in:
+            where = listing(f"`{s}`" for s in block_class.stands_in)
+            raise BlueprintError(Diagnostic("BP203", f"`{use}` stands only in a slot named {where}", place))
         inputs = self.bound(block_class, site.ports, address, place)
         written, spans = self.options(block_class, spec, names)
         block = self.configured(block_class, written, spans, place, spec, address)

@@ -53,6 +53,9 @@ class FlattenScales(Block):
             codes = [
                 net.slot("position", x=v, **({} if m is None else {"mask": m})) for v, m in zip(x, masks, strict=True)
             ]
+            for v, code in zip(x, codes, strict=True):
+                text = f"the position code of {v.type} has the same type, not {code.type}"
+                net.need(code.type == v.type, text, "BP304")
         made: Any = net.add("", JoinedScales(level_embedding=self.level_embedding), x, position=codes, mask=mask)
         return {"tokens": None, "position": None, "mask": None, **made}
 
