@@ -755,6 +755,9 @@ class _Scope:
             return next(iter(result.values()))
         if _unknown(result):
             raise BlueprintError(())
+        if isinstance(result, (dict, list)) and not (isinstance(part, Call) and not part.block.many):
+            several = listing(result if isinstance(result, dict) else range(len(result)))
+            raise self.refusal("BP203", f"the part `{part.address}` gives several values ({several}); a slot takes one")
         return result
 
     def add(self, name: str, block: Block, *values: Any, **ports: Any) -> Any:

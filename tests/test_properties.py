@@ -114,7 +114,7 @@ def names() -> Iterator[str]:
             yield from (f"{name}:{p}" if p else name for p in ("", *composer.load(name).presets))
 
 
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize("name", list(names()))
 def test_the_yaml_of_a_shipped_blueprint_loads_to_an_equal_one(name: str) -> None:
     blueprint = composer.load(name)
     again = Blueprint.parse(blueprint.to_yaml())

@@ -139,6 +139,7 @@ class Composition:
         self.inputs = setting.inputs
         self.values: dict[str, Type] = {}
         self.read: set[str] = set()
+        self.asked: dict[str, tuple[dict[str, Type] | None, set[str]]] = {}
         self.codes: set[str] = set()
         """What the last node that was asked about was refused for."""
         self.values.update(typed({}, self.inputs, registry)[0])
@@ -282,6 +283,10 @@ class Composition:
                 if name not in part.options and 1 in made and type(made_default(part.block, name)) is int:
                     part.options[name] = 1
         yield ones
+        if "BP404" in self.codes:  # a state, which starts and ends at copies
+            other = ones.copy()
+            other.copies = 2
+            yield other
         if "BP202" in self.codes:  # an option is missing, and its field cannot say so
             for name in node.block.model_fields:
                 for value in choices(node.block, name, self.setting.rank)[:1]:
@@ -299,11 +304,14 @@ class Composition:
         used = {n for part in _parts(node) for r in part.ports.values() if (n := r.lstrip(".")) in self.values}
         names = {n: n if n in self.inputs else f"v{k}" for k, n in enumerate(sorted(used))}
         values = {names[n]: self.values[n] for n in used if n not in self.inputs}
-        types, mistakes = typed({"node": _renamed(node, names).spec()}, self.inputs, self.registry, values)
-        self.codes = {m.code for m in mistakes}
-        if mistakes or any(self.cells(t) > MOST for t in types.values()):
-            return None
-        return types
+        spec = _renamed(node, names).spec()
+        key = repr((spec, values))
+        if key not in self.asked:
+            types, mistakes = typed({"node": spec}, self.inputs, self.registry, values)
+            fits = not mistakes and all(self.cells(t) <= MOST for t in types.values())
+            self.asked[key] = types if fits else None, {m.code for m in mistakes}
+        result, self.codes = self.asked[key]
+        return result
 
     def cells(self, type_: Type) -> int:
         env = dict(zip(_axes(self.setting.rank), self.setting.size, strict=True))

@@ -18,7 +18,7 @@ import yaml
 
 from composer.blueprint import is_fragment, shipped
 from composer.compose import Blueprint
-from composer.diagnostics import ComposerError
+from composer.diagnostics import ComposerError, InternalError, PluginError
 from composer.registry import Registry
 
 Place = tuple[Any, Any]
@@ -56,6 +56,7 @@ def told(loaded: Callable[[], Blueprint], build: bool = False) -> str:
         said = fault
     else:
         return "passes"
+    assert not isinstance(said, PluginError | InternalError), f"no mistake of the user's: {said}"
     assert str(said)
     assert said.diagnostics, "an error that says nothing"
     for mistake in said.diagnostics:
