@@ -31,7 +31,7 @@ lint: .venv/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Mutated blueprints through the check.
+# Random compositions, built and run on `meta`, and mutated blueprints: 20,000 of each.
 fuzz: .venv/ready
 	$(BIN)/python benchmarks/fuzz.py
 

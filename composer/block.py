@@ -188,6 +188,10 @@ class Block(BaseModel):
     """Whether the block has several outputs (a dict or a list of types)."""
     weightless: ClassVar[bool] = False
     """Whether the block never owns a parameter, so that it may vanish where nothing reads it."""
+    of_shapes: ClassVar[bool] = False
+    """Whether the block reads no numbers but only the shapes that a slot offers (`Scope.shape`), and no others."""
+    stands_in: ClassVar[tuple[str, ...]] = ()
+    """The only slots in which the block may stand, by name; anywhere if there are none."""
     divides: ClassVar[str] = ""
     """What people call the block where it divides a grid, such as "pool" for 32 = 2 × 2 (pools) × 8 (window)."""
     examples: ClassVar[tuple[Mapping[str, Any], ...]] = ()

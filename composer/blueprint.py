@@ -106,7 +106,7 @@ class Blueprint:
     summary: str = ""
     source: Mapping[str, Any] = field(default_factory=dict)
     params: Mapping[str, Param] = field(default_factory=dict)
-    presets: tuple[str, ...] = ()
+    presets: Mapping[str, Any] = field(default_factory=dict)
     inputs: Map = field(default_factory=Map)
     graph: Map = field(default_factory=Map)
     outputs: Map = field(default_factory=Map)
@@ -149,6 +149,18 @@ def load(
     layers = layers.with_preset(preset) if preset else layers
     layers = layers.with_overrides(overrides or {}, addresses)
     return layers.finish(str(what) if str(what) in library or preset else layers.name, library)
+
+
+def parse(
+    text: str,
+    overrides: Mapping[str, Any] | None = None,
+    library: Mapping[str, Path] | None = None,
+    name: str = "<text>",
+) -> Blueprint:
+    """A blueprint by its text; `extends` and `use` find shipped names, and files beside the working directory."""
+    library = {**shipped(), **(library or {})}
+    layers = _Layers.of(source.parse(Source(name, text)), Path(name), library, ()).with_overrides(overrides or {})
+    return layers.finish(layers.name, library)
 
 
 def is_fragment(path: Path) -> bool:
@@ -211,7 +223,11 @@ class _Layers:
 
     @staticmethod
     def read(path: Path, library: Mapping[str, Path], chain: tuple[Path, ...]) -> _Layers:
-        top = source.read(path)
+        return _Layers.of(source.read(path), path, library, chain)
+
+    @staticmethod
+    def of(top: Map, path: Path, library: Mapping[str, Path], chain: tuple[Path, ...]) -> _Layers:
+        """A document that was read, laid over those it extends."""
         _check_document(top, path)
         own = _Layers(
             name=str(top.get("name") or path.stem),
@@ -346,7 +362,7 @@ class _Layers:
             summary=str(self.top.get("summary") or ""),
             source=dict(self.top.get("source") or {}),
             params=params,
-            presets=tuple(self.presets),
+            presets=self.presets,
             inputs=self.inputs,
             graph=self.graph,
             outputs=self.outputs,
@@ -575,8 +591,8 @@ def _param(name: str, spec: Any, span: Span | None) -> Param:
             if odd:
                 text = f"the parameter `{name}` has an unknown key `{odd[0]}`{did_you_mean(odd[0], PARAM_KEYS)}"
             raise BlueprintError(Diagnostic("BP101", text, span, notes=(f"keys: {listing(sorted(PARAM_KEYS))}",)))
-        return Param(name, _type_of(spec), spec, span)
-    type_ = str(spec.get("type") or _type_of(spec.get("default")))
+        return Param(name, type_of(spec), spec, span)
+    type_ = str(spec.get("type") or type_of(spec.get("default")))
     if type_ not in PARAM_TYPES:
         text = f"the parameter `{name}` has no type `{type_}`{did_you_mean(type_, PARAM_TYPES)}"
         raise BlueprintError(
@@ -590,7 +606,8 @@ def _param(name: str, spec: Any, span: Span | None) -> Param:
 _MISSING = object()
 
 
-def _type_of(default: Any) -> str:
+def type_of(default: Any) -> str:
+    """The type of a parameter by its default."""
     if default is None or expressions.is_expression(default):
         return "any"
     if isinstance(default, bool):
@@ -743,7 +760,9 @@ __all__ = [
     "is_fragment",
     "load",
     "merge_specs",
+    "parse",
     "parse_overrides",
     "shipped",
+    "type_of",
     "without",
 ]

@@ -14,12 +14,14 @@ from composer import blueprint as stage
 from composer import sizes
 from composer.causes import Sizes, explain
 from composer.diagnostics import BlueprintError, Diagnostic
+from composer.document import document
 from composer.flat import flat
 from composer.graph import Graph
 from composer.inference import Program, ProgramInput, infer_all
 from composer.linking import link_all
 from composer.passes import optimize
 from composer.registry import Registry, clash
+from composer.writing import dump
 
 if TYPE_CHECKING:
     from composer.figures import Cost
@@ -62,6 +64,20 @@ class Blueprint(stage.Blueprint):
             loaded = stage.load(source, overrides, registry.blueprints)
         return cls(**{f: getattr(loaded, f) for f in stage.Blueprint.__dataclass_fields__}, registry=registry)
 
+    @classmethod
+    def parse(
+        cls,
+        text: str,
+        registry: Registry | None = None,
+        overrides: Mapping[str, Any] | None = None,
+        name: str = "<text>",
+    ) -> Blueprint:
+        """A blueprint by its text, which messages call `name`."""
+        registry = registry or Registry.discover()
+        with uncollected():
+            loaded = stage.parse(text, overrides, registry.blueprints, name)
+        return cls(**{f: getattr(loaded, f) for f in stage.Blueprint.__dataclass_fields__}, registry=registry)
+
     def link(self) -> Graph:
         """Names -> blocks, slots and edges."""
         graph, mistakes = link_all(self, self.registry)
@@ -101,6 +117,13 @@ class Blueprint(stage.Blueprint):
         if mistakes:
             raise BlueprintError(mistakes)
         return program
+
+    def to_yaml(self) -> str:
+        """What was asked for as one document: bases, preset and overrides are in it, expressions stay as written.
+
+        The text loads to an equal blueprint; comments and presets are not in it. See also `flat`.
+        """
+        return dump(document(self))
 
     def flat(self) -> str:
         """The fully resolved blueprint as YAML, every copy written out; it builds the same network."""

@@ -127,9 +127,10 @@ def infer(graph: Graph) -> Program:
     return program
 
 
-def infer_all(graph: Graph) -> tuple[Program, list[Diagnostic]]:
-    """The program as far as it could be typed, and every mistake on the way."""
-    run = _Inference(graph)
+def infer_all(graph: Graph, types: Mapping[str, Type] | None = None) -> tuple[Program, list[Diagnostic]]:
+    """The program as far as it could be typed, and every mistake on the way. `types` are those of inputs that no words
+    can say, such as tokens: with them a part is typed by itself."""
+    run = _Inference(graph, types=types)
     program = run.whole()
     mistakes = once(run.mistakes)
     mistakes = [run.with_fixes(m) for m in mistakes[:TRIED]] + mistakes[TRIED:]
@@ -166,8 +167,14 @@ def _size_span(graph: Graph) -> Span | None:
 class _Inference:
     """One walk over a linked graph. `swap` replaces one input of one call, to try a fix."""
 
-    def __init__(self, graph: Graph, swap: tuple[str, str, Ref] | None = None, given: frozenset[str] = frozenset()):
-        self.graph, self.swap, self.given = graph, swap, given
+    def __init__(
+        self,
+        graph: Graph,
+        swap: tuple[str, str, Ref] | None = None,
+        given: frozenset[str] = frozenset(),
+        types: Mapping[str, Type] | None = None,
+    ):
+        self.graph, self.swap, self.given, self.typed = graph, swap, given, types or {}
         self.mistakes: list[Diagnostic] = []
         self.blame: dict[int, tuple[Call, str]] = {}
         self.steps: list[Step] = []
@@ -184,6 +191,7 @@ class _Inference:
         self.rank = 2
         self.grids: dict[str, tuple[tuple[Size, ...], tuple[str, ...]]] = {}
         self.started: dict[str, int] = {}  # address of a call -> how many values there were before it
+        self.shapes: set[int] = set()  # numbers of values that are only types
         self.absent: set[str] = set()  # addresses without a value, because an optional input is not given
 
     def whole(self) -> Program:
@@ -226,8 +234,8 @@ class _Inference:
 
     def input(self, spec: GraphInput) -> ProgramInput:
         grid, axes = self.grids[spec.name] = self.axes(spec)
-        type_ = self.input_type(spec, grid)
-        value = self.new(type_, "first", (spec.name,))
+        type_ = self.typed.get(spec.name) or self.input_type(spec, grid)
+        value = self.new(type_, _layout_for(type_, "first"), (spec.name,))
         absent = spec.optional and spec.name not in self.given
         self.named[spec.name] = None if absent else value
         self.absent |= {spec.name} if absent else set()
@@ -425,6 +433,7 @@ class _Inference:
     def emit(self, scope: _Scope, address: str, module: str, block: Block, given: Mapping[str, Any]) -> Any:
         """One leaf: its inputs in the layout it wants, its rule, its step."""
         given = {p: v for p, v in given.items() if v is not None}
+        self.check_shapes(scope, block, given)
         held: dict[str, Any] = {}
         for port in sorted(
             given, key=[*block.required, *block.optional, *given].index
@@ -449,6 +458,15 @@ class _Inference:
             )
         )  # fmt: skip
         return outputs[0] if keys is None else _keyed(keys, outputs)
+
+    def check_shapes(self, scope: _Scope, block: Block, given: Mapping[str, Any]) -> None:
+        """What has a type and no numbers goes to the blocks for it, and nothing else does."""
+        for port, value in given.items():
+            if any((v.id in self.shapes) != block.of_shapes for v in _flat([value])):
+                text = f"`{scope.called(block)}` reads the numbers of `{port}`, and here is only a shape"
+                if block.of_shapes:
+                    text = f"`{scope.called(block)}` is made of a shape that a slot offers; `{port}` is a value"
+                raise scope.refusal("BP302", text)
 
     def check_shared(self, scope: _Scope, module: str, block: Block, types: Mapping[str, Any]) -> None:
         """One set of weights serves several places only where they ask for the same ones."""
@@ -620,7 +638,7 @@ class _Inference:
         """Whether the node that holds `owner` types with `ref` at its port; nothing outside it is walked again."""
         trial = _Inference(self.graph, (owner.address, port, ref), self.given)
         trial.named, trial.values, trial.moved = dict(self.named), list(self.values), dict(self.moved)
-        trial.parted = dict(self.parted)
+        trial.parted, trial.shapes = dict(self.parted), set(self.shapes)
         trial.grids, trial.built, trial.absent, trial.rank = self.grids, self.built, self.absent, self.rank
         for member in self.graph.members:
             if is_prefix(member.address, owner.address):
@@ -747,6 +765,9 @@ class _Scope:
             return next(iter(result.values()))
         if _unknown(result):
             raise BlueprintError(())
+        if isinstance(result, (dict, list)) and not (isinstance(part, Call) and not part.block.many):
+            several = listing(result if isinstance(result, dict) else range(len(result)))
+            raise self.refusal("BP203", f"the part `{part.address}` gives several values ({several}); a slot takes one")
         return result
 
     def add(self, name: str, block: Block, *values: Any, **ports: Any) -> Any:
@@ -769,7 +790,9 @@ class _Scope:
         return self.run.parts(x) if x.type.kind == "scales" else [x]
 
     def shape(self, type_: Type) -> Value:
-        return self.run.new(type_, "first")
+        made = self.run.new(type_, "first")
+        self.run.shapes.add(made.id)
+        return made
 
     def state(self, name: str, shape: tuple[int, ...], std: float = 0.02) -> Any:
         if not self.run.frames:

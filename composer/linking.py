@@ -785,6 +785,9 @@ class _Linker:
         if use not in self.registry.blocks:
             return self.without_block(site, use, place)
         block_class = self.registry.blocks[use]
+        if block_class.stands_in and site.slot not in block_class.stands_in:
+            where = listing(f"`{s}`" for s in block_class.stands_in)
+            raise BlueprintError(Diagnostic("BP203", f"`{use}` stands only in a slot named {where}", place))
         inputs = self.bound(block_class, site.ports, address, place)
         written, spans = self.options(block_class, spec, names)
         block = self.configured(block_class, written, spans, place, spec, address)

@@ -205,6 +205,29 @@ def watch(network: Network, watcher: Callable[[str, Callable[..., Any]], Callabl
             plan.calls[k] = ({"": watcher(plan.addresses[k], home[name])}, "", *rest)
 
 
+def values(network: Network, given: Sequence[Tensor | None]) -> dict[int, Any]:
+    """Every value that a pass over these inputs computes, by its number in the program: to hold types against reality.
+
+    Shapes are not checked and inputs not padded, so that also what the rules refuse can be tried.
+    """
+    plan = network._plans[network.training, *[given[k] is not None for k in network._optional]]
+    kept = _Kept()
+    kept.update(zip(plan.inputs, given, strict=True))
+    _steps(plan.calls, kept)
+    return kept
+
+
+class _Kept(dict[int, Any]):
+    """Slots that stay filled when nobody reads them any more."""
+
+    def __missing__(self, slot: int) -> None:
+        """A value that is only a type."""
+
+    def __setitem__(self, slot: int, value: Any) -> None:
+        if value is not None:
+            super().__setitem__(slot, value)
+
+
 def _free(owner: nn.Module, name: str, address: str) -> None:
     """An address becomes an attribute, so it cannot be one that every module has."""
     if name not in owner._modules and hasattr(owner, name):

@@ -148,7 +148,7 @@ def undone(trail: Mapping[str, list[Edit]]) -> Iterable[Diagnostic]:
     later: dict[int, Edit | None] = {}
     for address, edits in trail.items():
         for k, edit in enumerate(edits):
-            by = next((e for e in edits[k + 1 :] if edit.layer and e is not edit and _undoes(e, edit)), None)
+            by = next((e for e in edits[k + 1 :] if edit.layer and e is not edit and undoes(e, edit)), None)
             first.setdefault(id(edit), (address, edit))
             later[id(edit)] = by if by and later.get(id(edit), by) else None
     for key, by in later.items():
@@ -159,7 +159,8 @@ def undone(trail: Mapping[str, list[Edit]]) -> Iterable[Diagnostic]:
             yield Diagnostic("BP110", text, edit.span, others=others, help=("leave one out",), address=address)
 
 
-def _undoes(later: Edit, edit: Edit) -> bool:
+def undoes(later: Edit, edit: Edit) -> bool:
+    """Whether a later edit of the same list leaves nothing of one at the same place."""
     if later.layer != edit.layer or later.action not in ("set", "replace", "remove"):
         return False
     if later.action == "set":

@@ -23,7 +23,7 @@ WALK = [
     "sourcemap",
     "causes",
     *PASSES,
-    *"passes writing flat keymap init fitting segments module weights exporters".split(),
+    *"passes writing document flat keymap init fitting segments module weights exporters".split(),
     *"exporters.wanting exporters.tracing exporters.torch exporters.onnx exporters.netron".split(),
     *"figures memory budget storages".split(),
     *"cost compose remedies doctor".split(),

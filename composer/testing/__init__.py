@@ -9,3 +9,9 @@ from composer.testing.contract import contract_of as contract_of
 from composer.testing.mutations import MUTATIONS as MUTATIONS
 from composer.testing.mutations import mutated as mutated
 from composer.testing.mutations import outcome as outcome
+from composer.testing.mutations import told as told
+from composer.testing.reality import disagreements as disagreements
+from composer.testing.strategies import blocks as blocks
+from composer.testing.strategies import blueprints as blueprints
+from composer.testing.strategies import sizes_for as sizes_for
+from composer.testing.strategies import types_for as types_for

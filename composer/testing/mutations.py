@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from composer.blueprint import is_fragment, shipped
 from composer.compose import Blueprint
-from composer.diagnostics import ComposerError
+from composer.diagnostics import ComposerError, InternalError, PluginError
 from composer.registry import Registry
 
 Place = tuple[Any, Any]
@@ -40,8 +42,13 @@ def mutated(text: str, at: random.Random, times: int = 2) -> str:
 
 def outcome(path: Path, registry: Registry | None = None, build: bool = False) -> str:
     """`passes`, or the codes of what is wrong with a file. Raises AssertionError for a mistake without a place."""
+    return told(partial(Blueprint.load, path, registry), build)
+
+
+def told(loaded: Callable[[], Blueprint], build: bool = False) -> str:
+    """`outcome` of a blueprint that is about to be loaded."""
     try:
-        blueprint = Blueprint.load(path, registry)
+        blueprint = loaded()
         blueprint.check()
         if build:
             blueprint.build(device="meta")
@@ -49,6 +56,7 @@ def outcome(path: Path, registry: Registry | None = None, build: bool = False) -
         said = fault
     else:
         return "passes"
+    assert not isinstance(said, PluginError | InternalError), f"no mistake of the user's: {said}"
     assert str(said)
     assert said.diagnostics, "an error that says nothing"
     for mistake in said.diagnostics:
@@ -124,6 +132,22 @@ def of_references(text: str, at: random.Random) -> str:
     return _changed(text, change)
 
 
+def of_blueprints(text: str, at: random.Random) -> str:
+    """A part of a shipped blueprint in the place of another value, or the file over a shipped one (`extends`)."""
+
+    def change(tree: Any, places: list[Place]) -> None:
+        path = at.choice([p for p in sorted(shipped().values()) if not is_fragment(p)])
+        if at.random() < 0.3:
+            tree.pop("graph", None)
+            tree["extends"] = path.stem
+            return
+        owner, key = at.choice(places)
+        theirs, at_ = at.choice([(o, k) for o, k in _places(yaml.safe_load(path.read_text())) if k in ("graph", key)])
+        owner[key] = theirs[at_]
+
+    return _changed(text, change)
+
+
 def of_keys(text: str, at: random.Random) -> str:
     """A key renamed to another one of the file, or misspelt."""
 
@@ -146,6 +170,7 @@ MUTATIONS: Mapping[str, Callable[[str, random.Random], str]] = {
     "values": of_values,
     "references": of_references,
     "keys": of_keys,
+    "blueprints": of_blueprints,
 }
 
 

@@ -170,6 +170,9 @@ class WindowedAttention(Block):
         if tokens is None:
             return x
         rule.need(tokens.channels == x.channels, f"tokens {tokens} and pixels {x} differ in channels", "BP301")
+        text = f"tokens are {x.channels} numbers each, for all windows or in each of them; not {tokens}"
+        if not rule.need(tokens.kind == "queries" or tokens.rank == x.rank + 1, text, "BP301"):
+            return x
         windows = tuple(ceil_div(n, w) for n, w in zip(x.grid, self.window, strict=True))
         if tokens.kind == "queries":  # the same for every window
             return {"x": x, "tokens": x.with_(grid=(*windows, tokens.count))}

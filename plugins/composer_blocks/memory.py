@@ -24,6 +24,7 @@ class GlobalTokens(Block):
     """
 
     name = "memory.global_tokens"
+    stands_in: ClassVar[tuple[str, ...]] = ("memory", "volume")
     count: Positive = 1
     rows: Natural | None = None
     clamp: Number | None = None
@@ -66,6 +67,7 @@ class VolumeTokens(Block):
     """
 
     name = "memory.volume_tokens"
+    stands_in: ClassVar[tuple[str, ...]] = ("memory", "volume")
     count: Positive
     rows_of: Literal["own", "official"] = "own"
     order: Literal["after", "before"] = "after"
@@ -75,6 +77,8 @@ class VolumeTokens(Block):
     def compose(
         self, net: Scope, x: Value, cell: Value, seen: Value | None = None, tokens: Value | None = None
     ) -> Value:
+        vector = cell.type.kind == "vector"
+        net.need(vector, f"`cell` has the numbers of the cells that are read, a vector; not {cell.type}", "BP302")
         state = net.state("tokens", (self.count, x.type.channels), std=self.std)
         if tokens is None:
             if self.order == "before":
@@ -88,7 +92,8 @@ class VolumeTokens(Block):
 
 
 class Cells(Block):
-    """Which cells of a volume a crop shows: position (B, axes) -> cell (B, 4), and seen (1, cells, 1).
+    """Which cells of a volume a crop shows: position (B, axes) -> cell (B, 4), and seen (B, cells, 1),
+    1 where a cell was seen.
 
     `position` is the crop's centre less the volume's, in voxels. A volume of at most `volume` voxels holds `grid` cells
     of the size of the `crop` along its last two axes, in its middle; a crop shows the cell of its centre and the

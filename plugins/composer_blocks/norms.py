@@ -37,6 +37,7 @@ class BatchNorm(Block):
     frozen: bool = False
 
     def infer(self, rule: Rule, x: Type) -> Type:
+        rule.need(self.eps > 0, f"`eps` of a batch norm is more than 0, not {self.eps}", "BP201")
         return x
 
     def build(self, x: Type, rank: int) -> Any:

@@ -90,6 +90,7 @@ class RelativePosition(Block):
 
     name = "position.relative"
     layout: ClassVar[str] = "any"
+    of_shapes: ClassVar[bool] = True
     index: Literal["exact", "nnformer"] = "exact"
     clamped: Literal["rebuild", "cut"] = "rebuild"
     std: Number = 0.02

@@ -80,6 +80,9 @@ class AveragePool(Pool):
     def infer(self, rule: Rule, x: Type) -> Type:
         if self.kernel != "grid":
             rule.need(self.bins is None, "`bins` are parts of the whole grid: say `kernel: grid`", "BP202")
+            if x.rank == 3:  # torch counts no padding there
+                for n, k in zip(x.grid, rule.per_axis(self.kernel, "kernel"), strict=True):
+                    rule.at_least(n, k, f"pool {k}")
             return self.pooled(rule, x, self.kernel)
         alone = self.stride == "kernel" and not self.padding
         rule.need(alone, "the mean of the whole grid has neither stride nor padding", "BP202")

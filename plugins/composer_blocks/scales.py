@@ -46,27 +46,35 @@ class FlattenScales(Block):
 
     def compose(self, net: Scope, x: Any, mask: Any = None) -> Any:
         x, mask = (v if isinstance(v, list) or v is None else [v] for v in (x, mask))
-        self._check(net, [v.type for v in x], None if mask is None else [v.type for v in mask])
+        if not self._fits(net, [v.type for v in x], None if mask is None else [v.type for v in mask]):
+            return {"tokens": x[0], "position": None, "mask": None}
         codes = None
         if net.has("position"):
             masks = mask or [None] * len(x)
             codes = [
                 net.slot("position", x=v, **({} if m is None else {"mask": m})) for v, m in zip(x, masks, strict=True)
             ]
+            for v, code in zip(x, codes, strict=True):
+                text = f"the position code of {v.type} has the same type, not {code.type}"
+                net.need(code.type == v.type, text, "BP304")
         made: Any = net.add("", JoinedScales(level_embedding=self.level_embedding), x, position=codes, mask=mask)
         return {"tokens": None, "position": None, "mask": None, **made}
 
-    def _check(self, net: Scope, x: list[Type], mask: list[Type] | None) -> None:
+    def _fits(self, net: Scope, x: list[Type], mask: list[Type] | None) -> bool:
         said = ", ".join(map(str, x))
-        net.need(len({(t.kind, t.channels, t.rank) for t in x}) == 1, f"needs maps of one width, not {said}", "BP301")
-        if mask is None:
-            return
+        alike = len({(t.kind, t.channels, t.rank) for t in x}) == 1 and x[0].kind == "map"
+        if not net.need(alike, f"needs maps of one width, not {said}", "BP301") or mask is None:
+            return alike
         masks = ", ".join(map(str, mask))
         text = f"needs a mask of one channel for each map: {said}; masks: {masks}"
-        if net.need(len(mask) == len(x) and all(m.channels == 1 for m in mask), text, "BP301"):
-            for t, m in zip(x, mask, strict=True):
-                for a, b in zip(t.grid, m.grid, strict=True):
-                    net.equal(a, b, text)
+        masked = len(mask) == len(x) and all(
+            m.channels == 1 and m.rank == t.rank for t, m in zip(x, mask, strict=False)
+        )
+        if not net.need(masked, text, "BP301"):
+            return False
+        return all(
+            net.equal(a, b, text) for t, m in zip(x, mask, strict=True) for a, b in zip(t.grid, m.grid, strict=True)
+        )
 
 
 BLOCKS = (FlattenScales,)

@@ -18,6 +18,7 @@ class Prepend(Block):
     def infer(self, rule: Rule, x: Type) -> Type:
         if x.kind == "queries":
             return queries(x.count + self.count, x.channels)
+        rule.need(x.kind != "scales", f"tokens stand in front of one grid, not of several scales {x}", "BP302")
         return x.with_(kind="tokens", extra=x.extra + self.count)
 
     def build(self, x: Type) -> Any:

@@ -63,7 +63,7 @@ class Rows:
             steps = 0 * steps
         elif self.official and table.dim() == 3:
             steps = steps // count
-        return table.expand(batch, -1, -1).flatten(0, 1), cell + steps[:, None]
+        return table.expand(batch, -1, -1).flatten(0, 1), cell.long() + steps[:, None]
 
 
 class Read(Rows):
@@ -83,7 +83,7 @@ class Write(Rows):
 
 
 class Cells(nn.Module):
-    """position (B, axes) -> cell (B, 4), seen (1, cells, 1), by the last two axes."""
+    """position (B, axes) -> cell (B, 4), seen (B, cells, 1), by the last two axes; numbers as any other value's."""
 
     visits: Tensor
 
@@ -98,7 +98,8 @@ class Cells(nn.Module):
         with torch.no_grad():
             shown = torch.zeros_like(self.visits).index_fill(0, cell.flatten(), 1)
             self.visits += shown
-        return {"cell": cell, "seen": (self.visits >= 1)[None]}
+        seen = (self.visits >= 1).float()
+        return {"cell": cell.float(), "seen": seen.expand(len(position), -1, -1)}
 
     def _cells(self, position: Tensor, axis: int) -> tuple[Tensor, Tensor]:
         """The cell of the centre along an axis, and its neighbour."""
