@@ -70,6 +70,8 @@ def _paired(case: Case, ids: Any, made: Any) -> Iterator[tuple[Type, Tensor]]:
             raise Broken("the result is no tensor", case.program.values[ids].type, type(made).__name__)
         yield case.program.values[ids].type, made
         return
+    if ids is None:  # an output that is absent here
+        return
     items = ids.items() if isinstance(ids, Mapping) else enumerate(ids)
     for key, part in items:
         yield from _paired(case, part, made[key])

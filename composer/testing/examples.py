@@ -44,7 +44,7 @@ CHANNELS = (4, 12, 16, 1)
 SIDES = (4, 6, 7)
 SMALL: tuple[Any, ...] = (2, 4, 1, 3, 8, 0.5, True, False, "", (2, 2), (2, 2, 2), (2,))
 """What is tried as the value of an option, best first."""
-MOST_TRIED = 40
+MOST_TRIED = 80
 """Combinations of options that are tried in search of one that a rule accepts."""
 MOST_MADE = 16
 """Examples that are made of a block."""
@@ -205,20 +205,26 @@ def _bases(block: type[Block], registry: Registry) -> Iterator[Example]:
 
 
 def _tried(block: type[Block], registry: Registry) -> Iterator[Example]:
-    """Every combination of small values for what must be said."""
+    """Every combination of small values for what must be said; then one more option, where the defaults do not fit."""
     block.model_rebuild()
+    first: dict[str, Any] | None = None
     needed = {n: _values(f) for n, f in block.model_fields.items() if f.is_required() and n not in block.slots}
     slots = {n: _fillings(n, registry) for n, s in block.slots.items() if s.required and s.default is None}
     names = [*needed, *slots]
     for values in product(*(v[:6] for v in needed.values()), *slots.values()):
         options = dict(zip(names, values, strict=True))
+        first = options if first is None else first
         yield _fed(block, _said(options), {"use": block.name, **options})
+    for name, spec in block.model_fields.items() if first is not None else ():
+        for value in _values(spec)[:4] if name not in names and name not in block.slots else ():
+            options = {**(first or {}), name: value}
+            yield _fed(block, _said(options), {"use": block.name, **options})
 
 
 def _fillings(slot: str, registry: Registry) -> list[str]:
     """Blocks for a slot that has none: those named after it first, and only those that need no option."""
     plain = [n for n, b in registry.blocks.items() if not any(f.is_required() for f in b.model_fields.values())]
-    return sorted(plain, key=lambda n: (n.partition(".")[0] != slot.rpartition("_")[2], n))[:12]
+    return sorted(plain, key=lambda n: (slot.rpartition("_")[2] not in n.split("."), n))[:12]
 
 
 def _varied(base: Example, registry: Registry) -> Iterator[Example]:
@@ -228,7 +234,9 @@ def _varied(base: Example, registry: Registry) -> Iterator[Example]:
     for name, spec in block.model_fields.items():
         if name in block.slots:
             continue
-        for value in [v for v in _values(spec) if v != own.get(name, spec.default)][:3]:
+        choices = list(_literals(spec.annotation))
+        others = [v for v in _values(spec) if v != own.get(name, spec.default)]
+        for value in others[: max(2, len(choices))]:
             options = {**own, name: value}
             yield from _at_ranks(_as(base, _fed(block, _said(options), {"use": block.name, **options})), registry)
     for port in block.optional:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from composer import Block, Number, Positive, Rule, Type, product
+from composer import Block, Number, Positive, Rate, Rule, Type, product
 
 
 class LayerNorm(Block):
@@ -32,7 +32,7 @@ class BatchNorm(Block):
 
     name = "norm.batch"
     eps: Number = 1e-5
-    momentum: Number = 0.1
+    momentum: Rate = 0.1
     affine: bool = True
     frozen: bool = False
 
