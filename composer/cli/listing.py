@@ -28,7 +28,7 @@ def list_(plugin: common.Plugins = None, json: common.Json = False) -> None:
     known = common.registry(plugin)
     files = {**known.blueprints, **shipped()}
     fragments = [name for name in sorted(files) if is_fragment(files[name])]
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name in sorted(set(files) - set(fragments), key=lambda n: (is_hybrid(files[n]), n)):
         try:
             found = load(name, library=known.blueprints)
@@ -53,11 +53,11 @@ def list_(plugin: common.Plugins = None, json: common.Json = False) -> None:
             )
     if json:
         return common.print_json(rows)
-    head = ("blueprint", "what it is", "presets")
-    table(head, [(r["name"], r["summary"], " ".join(r["presets"])) for r in rows if not r["hybrid"]])
-    hybrids = [r for r in rows if r["hybrid"]]
-    if hybrids:
-        table(("hybrid", "what it is", "presets"), [(r["name"], r["summary"], " ".join(r["presets"])) for r in hybrids])
+    for head in ("blueprint", "hybrid"):
+        some = [r for r in rows if r["hybrid"] == (head == "hybrid")]
+        if some:
+            found = [(r["name"], r["summary"], " ".join(r["presets"])) for r in some]
+            table((head, "what it is", "presets"), found)
     print(f"parts for other blueprints: {', '.join(fragments)}" if fragments else "")
 
 
