@@ -56,8 +56,7 @@ def list_(plugin: common.Plugins = None, json: common.Json = False) -> None:
     for head in ("blueprint", "hybrid"):
         some = [r for r in rows if r["hybrid"] == (head == "hybrid")]
         if some:
-            found = [(r["name"], r["summary"], " ".join(r["presets"])) for r in some]
-            table((head, "what it is", "presets"), found)
+            table((head, "what it is", "presets"), [(r["name"], r["summary"], " ".join(r["presets"])) for r in some])
     print(f"parts for other blueprints: {', '.join(fragments)}" if fragments else "")
 
 
