@@ -94,8 +94,12 @@ def said(blueprint: Blueprint) -> Any:
     return document(blueprint)
 
 
+def asked(program: Program) -> Any:
+    return [(c.kind, c.size, c.number, c.why, c.address) for c in program.constraints]
+
+
 def steps(program: Program) -> Any:
-    return [(s.address, s.block, s.inputs, s.outputs, s.types) for s in program.steps], program.constraints
+    return [(s.address, s.block, s.inputs, s.outputs, s.types) for s in program.steps], asked(program)
 
 
 def test_the_yaml_of_a_blueprint_loads_to_an_equal_one(record_property: Record, times: int) -> None:
