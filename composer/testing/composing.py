@@ -246,7 +246,11 @@ class Composition:
             node.copies = 2 + value % 2
         elif name in block.slots:
             slot = block.slots[name]
-            fits = [None] * (not slot.required and slot.default is not None) + self.mates(slot)
+            value, any_role = divmod(value, 2)
+            mates = self.mates(slot)
+            kin = [b for b in mates if b.name.startswith(f"{slot.role}.")]
+            others = [None] * (not slot.required and slot.default is not None) + mates
+            fits: list[type[Block] | None] = [*kin] if kin and not any_role else others
             value, which = divmod(value, len(fits))
             chosen = fits[which]
             node.slots[name] = None if chosen is None else self.inner(slot, chosen, value, depth)
@@ -276,18 +280,11 @@ class Composition:
 
     def mended(self, node: Node) -> Iterator[Node]:
         """The same with 1 for every whole number, with one option more, then with other values of one."""
-        ones = node.copy()
-        for part in _parts(ones):
-            for name in part.block.model_fields:
-                made = choices(part.block, name, self.setting.rank)
-                if name not in part.options and 1 in made and type(made_default(part.block, name)) is int:
-                    part.options[name] = 1
-        yield ones
-        if "BP404" in self.codes:  # a state, which starts and ends at copies
-            other = ones.copy()
-            other.copies = 2
-            yield other
-        if "BP202" in self.codes:  # an option is missing, and its field cannot say so
+        codes = self.codes
+        yield self.ones(node)
+        if codes & {"BP304", "BP404"}:  # parts that do not go together, a state without copies
+            yield from self.regrouped(node)
+        if "BP202" in codes:  # an option is missing, and its field cannot say so
             for name in node.block.model_fields:
                 for value in choices(node.block, name, self.setting.rank)[:1]:
                     other = node.copy()
@@ -298,6 +295,28 @@ class Composition:
                 other = node.copy()
                 other.options[name] = value
                 yield other
+
+    def ones(self, node: Node, copies: int = 0) -> Node:
+        """The node with 1 for every whole number that is not written."""
+        made = node.copy()
+        made.copies = made.copies or copies
+        for part in _parts(made):
+            for name in part.block.model_fields:
+                known = choices(part.block, name, self.setting.rank)
+                usual = made_default(part.block, name)
+                if name not in part.options and 1 in known and type(usual) is int and usual > 1:
+                    part.options[name] = 1
+        return made
+
+    def regrouped(self, node: Node) -> Iterator[Node]:
+        """The node as copies, and with each block of its role in a slot that must be filled."""
+        yield self.ones(node, copies=2)
+        for slot in node.block.slots.values():
+            for block in self.mates(slot) if slot.required else ():
+                if block.name.startswith(f"{slot.role}."):
+                    other = node.copy()
+                    other.slots[slot.name] = self.inner(slot, block, 0, 0)
+                    yield self.ones(other, copies=2)
 
     def result(self, node: Node) -> dict[str, Type] | None:
         """The types that a node gives, by name below it; None where it is refused, or larger than is good."""
