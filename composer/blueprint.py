@@ -146,6 +146,9 @@ def load(
     library = {**shipped(), **(library or {})}
     path, preset = find(str(what), library, near)
     layers = _Layers.read(path, library, ())
+    if preset and preset not in layers.presets:
+        asked = str(what)
+        raise BlueprintError(layers._no_preset(preset, _word(asked, len(asked) - len(preset), len(asked), "<name>")))
     layers = layers.with_preset(preset) if preset else layers
     layers = layers.with_overrides(overrides or {}, addresses)
     return layers.finish(str(what) if str(what) in library or preset else layers.name, library)
@@ -191,6 +194,7 @@ def find(what: str, library: Mapping[str, Path], near: Path | None = None) -> tu
         Diagnostic(
             "BP105",
             f"there is no blueprint `{name}`, and no such file",
+            _word(what, 0, len(name), "<name>"),
             notes=(f"shipped: {listing(library)}",),
             help=(*help, "give a name from `composer list`, or the path of a .yaml file"),
         )
@@ -731,7 +735,10 @@ def parse_overrides(pairs: Iterable[str]) -> Map:
         if not equals or not key.strip():
             raise BlueprintError(
                 Diagnostic(
-                    "BP201", f"`{pair}` is not key=value", help=("write for example `dim=48` or `size=[96,96]`",)
+                    "BP201",
+                    f"`{pair}` is not key=value",
+                    _word(pair, 0, len(pair)),
+                    help=("write for example `dim=48` or `size=[96,96]`",),
                 )
             )
         if key.strip() in (k for k, _ in lines):
@@ -746,9 +753,21 @@ def parse_overrides(pairs: Iterable[str]) -> Map:
     return result
 
 
-def _word(text: str, start: int, end: int) -> Span:
-    """A part of one word of a command line."""
-    return Span(Source("<command line>", text), 1, start + 1, 1, max(start + 2, end + 1))
+def arguments(given: Mapping[str, Any]) -> Map:
+    """Overrides of a call in Python: the same as on a command line, with values as they are."""
+    if isinstance(given, Map):
+        return given
+    result = Map(given)
+    for key, value in given.items():
+        word = f"{key}={value!r:.200}"
+        result.key_spans[key] = _word(word, 0, len(key), "<arguments>")
+        result.value_spans[key] = _word(word, len(key) + 1, len(word), "<arguments>")
+    return result
+
+
+def _word(text: str, start: int, end: int, of: str = "<command line>") -> Span:
+    """A part of one word of a command line, or of one argument."""
+    return Span(Source(of, text), 1, start + 1, 1, max(start + 2, end + 1))
 
 
 __all__ = [

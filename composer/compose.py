@@ -6,21 +6,23 @@ import gc
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from composer import blueprint as stage
 from composer import sizes
 from composer.causes import Sizes, explain
-from composer.diagnostics import BlueprintError, Diagnostic
+from composer.diagnostics import BlueprintError, ComposerError, Diagnostic, Span
 from composer.document import document
 from composer.flat import flat
 from composer.graph import Graph
 from composer.inference import Program, ProgramInput, infer_all
 from composer.linking import link_all
+from composer.mending import tried
 from composer.passes import optimize
 from composer.registry import Registry, clash
+from composer.source import Map, standing_in
 from composer.writing import dump
 
 if TYPE_CHECKING:
@@ -48,6 +50,7 @@ class Blueprint(stage.Blueprint):
     """A loaded blueprint with the rest of the walk attached. Immutable; every method starts from the text again."""
 
     registry: Registry = field(default_factory=Registry)
+    asked: Asked | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def load(
@@ -60,9 +63,17 @@ class Blueprint(stage.Blueprint):
         name = str(source).partition(":")[0]
         if ("blueprint", name) in registry.disputed and name not in stage.shipped():
             raise BlueprintError(clash(name, registry.disputed["blueprint", name], "blueprint"))
-        with uncollected():
-            loaded = stage.load(source, overrides, registry.blueprints)
-        return cls(**{f: getattr(loaded, f) for f in stage.Blueprint.__dataclass_fields__}, registry=registry)
+        return cls._made(Asked(source, stage.arguments(overrides or {}), registry))
+
+    @classmethod
+    def _made(cls, asked: Asked) -> Blueprint:
+        try:
+            with uncollected():
+                loaded = asked.load()
+        except BlueprintError as fault:
+            raise BlueprintError(tried(fault.diagnostics, asked.again)) from None
+        own = {f: getattr(loaded, f) for f in stage.Blueprint.__dataclass_fields__}
+        return cls(**own, registry=asked.registry, asked=asked)
 
     @classmethod
     def parse(
@@ -73,10 +84,7 @@ class Blueprint(stage.Blueprint):
         name: str = "<text>",
     ) -> Blueprint:
         """A blueprint by its text, which messages call `name`."""
-        registry = registry or Registry.discover()
-        with uncollected():
-            loaded = stage.parse(text, overrides, registry.blueprints, name)
-        return cls(**{f: getattr(loaded, f) for f in stage.Blueprint.__dataclass_fields__}, registry=registry)
+        return cls._made(Asked(name, stage.arguments(overrides or {}), registry or Registry.discover(), text))
 
     def link(self) -> Graph:
         """Names -> blocks, slots and edges."""
@@ -97,13 +105,8 @@ class Blueprint(stage.Blueprint):
         return program
 
     def _attempted(self) -> tuple[Program | None, list[Diagnostic]]:
-        graph, mistakes = link_all(self, self.registry)
-        if any(m.code in _STOPS for m in mistakes):
-            return None, mistakes
-        program, more = infer_all(graph)
-        if mistakes:
-            more = [m for m in more if m not in mistakes and m.code != "BP104"]
-        return program, [*mistakes, *more]
+        program, mistakes = attempted(self, self.registry)
+        return program, tried(mistakes, self.asked.again) if self.asked and mistakes else mistakes
 
     def attempt(self) -> tuple[Program | None, list[Diagnostic]]:
         """What can be said of a blueprint with mistakes, and these: parts that no plugin brings have unknown types."""
@@ -206,6 +209,64 @@ class Blueprint(stage.Blueprint):
         """A pickle holds the data; blocks are looked up among the plugins installed where it is opened."""
         own = {f: getattr(self, f) for f in stage.Blueprint.__dataclass_fields__}
         return _restored, (own, None if self.registry is Registry.discover() else self.registry)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a blueprint was loaded from, so that it can be loaded again with a change in a text."""
+
+    source: str | os.PathLike[str]
+    overrides: Map
+    registry: Registry
+    text: str | None = None
+
+    def load(self) -> stage.Blueprint:
+        if self.text is None:
+            return stage.load(self.source, self.overrides, self.registry.blueprints)
+        return stage.parse(self.text, self.overrides, self.registry.blueprints, str(self.source))
+
+    def again(self, place: Span, text: str) -> list[Diagnostic]:
+        """What is wrong where the source of a place has this text."""
+        try:
+            with standing_in({place.source.name: text}):
+                loaded = self._with(place, text).load()
+                return attempted(loaded, self.registry)[1]
+        except ComposerError as fault:
+            return list(fault.diagnostics)
+
+    def _with(self, place: Span, text: str) -> Asked:
+        if self.text is not None and place.source.name == str(self.source):
+            return replace(self, text=text)
+        if place.source.name == "<name>":
+            return replace(self, source=text)
+        words = {span.source: key for key, span in self.overrides.key_spans.items()}
+        return replace(self, overrides=_said_again(self.overrides, words.get(place.source), text))
+
+
+def _said_again(given: Map, key: str | None, text: str) -> Map:
+    """Overrides with another word in the place of that of a key. An argument of a call can only be named otherwise."""
+    if key is None:
+        return given
+    if given.key_spans[key].source.name == "<command line>":
+        other = stage.parse_overrides([text])
+    else:
+        other = stage.arguments({text.partition("=")[0]: given[key]})
+    result = stage.without(given, key)
+    result.update(other)
+    result.key_spans.update(other.key_spans)
+    result.value_spans.update(other.value_spans)
+    return result
+
+
+def attempted(blueprint: stage.Blueprint, registry: Registry) -> tuple[Program | None, list[Diagnostic]]:
+    """The program of a blueprint, as far as there is one, and all its mistakes."""
+    graph, mistakes = link_all(blueprint, registry)
+    if any(m.code in _STOPS for m in mistakes):
+        return None, mistakes
+    program, more = infer_all(graph)
+    if mistakes:
+        more = [m for m in more if m not in mistakes and m.code != "BP104"]
+    return program, [*mistakes, *more]
 
 
 def fed(program: Program, shapes: Mapping[str, Sequence[int]], batch: int = 1) -> dict[str, tuple[int, ...]]:

@@ -8,6 +8,7 @@ together. Three exceptions say whose fault it is: the user's blueprint or input 
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -57,8 +58,20 @@ class Label:
 
 
 @dataclass(frozen=True)
+class Fix:
+    """A change of a text that was tried: `text` in the place of a span."""
+
+    span: Span
+    text: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {"place": _place(self.span), "text": self.text}
+
+
+@dataclass(frozen=True)
 class Diagnostic:
-    """One mistake. `notes` are facts (types, values), `help` are ways out that were tried."""
+    """One mistake. `notes` are facts (types, values), `help` are ways out that were tried, and `fixes` are those of them
+    that an editor can apply."""
 
     code: str
     message: str
@@ -69,26 +82,40 @@ class Diagnostic:
     help: tuple[str, ...] = ()
     address: str | None = None
     severity: str = "error"
+    fixes: tuple[Fix, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        place = None
-        if self.span:
-            place = {
-                "file": self.span.source.name,
-                "line": self.span.line,
-                "column": self.span.column,
-                "end_line": self.span.end_line,
-                "end_column": self.span.end_column,
-            }
         return {
             "code": self.code,
             "severity": self.severity,
             "message": self.message,
-            "place": place,
+            "place": _place(self.span) if self.span else None,
             "address": self.address,
             "notes": list(self.notes),
             "help": list(self.help),
+            "fixes": [f.to_json() for f in self.fixes],
         }
+
+    @property
+    def suggestions(self) -> list[tuple[str, str]]:
+        """The words that `did_you_mean` offers, in the message or as help, each beside the one it would replace: the last
+        in quotes before it."""
+        wrong = _words(self.message[: found.start()] if (found := _MEANT.search(self.message)) else self.message)
+        meant = [word for text in (self.message, *self.help) for part in _MEANT.findall(text) for word in _words(part)]
+        return [(wrong[-1], word) for word in dict.fromkeys(meant)] if wrong else []
+
+    @property
+    def plain(self) -> str:
+        """The message without what it suggests."""
+        return _MEANT.sub("", self.message)
+
+    def suggesting(self, fixes: Sequence[Fix]) -> Diagnostic:
+        """The same mistake with just these of its suggestions."""
+        if not self.suggestions:
+            return self
+        kept = [w for f in fixes for _, w in self.suggestions if w == f.text or w.endswith(f".{f.text}")]
+        message, help = (_only(text, kept) for text in (self.message,)), (_only(text, kept) for text in self.help)
+        return replace(self, message=next(message), help=tuple(filter(None, help)), fixes=tuple(fixes))
 
     def with_help(self, *help: str) -> Diagnostic:
         return replace(self, help=self.help + help)
@@ -100,6 +127,35 @@ class Diagnostic:
         if self.span is None:
             return "\n".join([head, *tail])
         return "\n".join([head, f"  --> {self.span}", *_excerpt(self.span, self.label, self.others), *tail])
+
+
+_QUOTED = re.compile(r"`([^`]+)`")
+_MEANT = re.compile(r"(?:; )?did you mean ((?:`[^`]+`(?:, | or )?)+)\?")
+
+
+def _words(part: str) -> list[str]:
+    return _QUOTED.findall(part)
+
+
+def _only(text: str, kept: Sequence[str]) -> str:
+    """A text that suggests nothing but what is kept."""
+
+    def again(found: re.Match[str]) -> str:
+        words = [w for w in _words(found[1]) if w in kept]
+        start = "; " if found[0].startswith(";") else ""
+        return f"{start}did you mean {listing(f'`{w}`' for w in words)}?" if words else ""
+
+    return _MEANT.sub(again, text)
+
+
+def _place(span: Span) -> dict[str, Any]:
+    return {
+        "file": span.source.name,
+        "line": span.line,
+        "column": span.column,
+        "end_line": span.end_line,
+        "end_column": span.end_column,
+    }
 
 
 def _excerpt(span: Span, label: str, others: Sequence[Label]) -> list[str]:

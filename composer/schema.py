@@ -272,10 +272,10 @@ def _changes() -> Schema:
         "init": {
             **lists,
             "items": _ref("init"),
-            "description": "How parameters are filled; the first remedies rule wins.",
+            "description": "How parameters are filled; the first rule that fits wins.",
         },
         "weights": {
-            "description": "From official state_dict keys to addresses; the first remedies rule wins. A list, or one "
+            "description": "From official state_dict keys to addresses; the first rule that fits wins. A list, or one "
             "list per source of checkpoints (`official`, `transformers`, …).",
             "anyOf": [rules, {"type": "object", "additionalProperties": rules}],
         },

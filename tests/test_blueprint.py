@@ -75,7 +75,7 @@ def test_extends_over_several_levels(tmp_path: Path) -> None:
         "a": "(B, 6, H, W)", "a.norm": "(B, 6, H, W)", "a.act": "(B, 6, H, W)", "b": "(B, 2, H, W)", "y": "(B, 12, H, W)",
     }  # fmt: skip
     assert [p.name for p in made.files] == ["base.yaml", "middle.yaml", "toy.yaml"]
-    assert made.presets == ("wide", "deep", "tiny")
+    assert tuple(made.presets) == ("wide", "deep", "tiny")
 
 
 def test_a_child_keeps_the_rules_of_a_parameter_it_sets(tmp_path: Path) -> None:
