@@ -135,6 +135,8 @@ class _Counting(TorchDispatchMode):
 def _flops(network: Network, shapes: Shapes, dtype: torch.dtype) -> tuple[Counter[str], Counter[str]]:
     """FLOPs by node, forward and backward, of a network on `meta`."""
     walk = Walk()
+    if not network.training:  # torch's counter asks a gradient of every output that requires one
+        network.requires_grad_(False)
     watch(network, lambda address, call: walk.watch(address, call, lambda *_: None))
     inputs = {n: torch.empty(*s, device="meta", dtype=dtype) for n, s in shapes.items()}
     with _blaming(network), FlopCounterMode(display=False) as counter, _Counting(walk, counter) as counting:

@@ -325,3 +325,34 @@ def test_shipped_formats_enter_by_the_hook() -> None:
     code = "import sys, composer; composer.Registry.discover(); print({'torch', 'onnx'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+SEVERAL = """\
+blueprint: 1
+name: several
+inputs:
+  first: {type: B 2 H W, size: [8, 8], optional: true}
+  image: {type: B 2 H W, size: [8, 8]}
+  last: {type: B 3 H W, size: [8, 8], optional: true}
+graph:
+  stem: {use: conv, from: image, out: 4}
+  head: {use: conv, out: 2}
+outputs: {low: head, high: stem}
+"""
+
+
+@pytest.mark.parametrize("inputs", ["", "{type: B 2 H W, size: [8, 8], optional: true}"], ids=["in front", "behind"])
+def test_optional_inputs_are_left_out_and_outputs_keep_their_names(inputs: str, tmp_path: Path) -> None:
+    text = SEVERAL.replace("  first: {type: B 2 H W, size: [8, 8], optional: true}\n", "") if inputs else SEVERAL
+    (tmp_path / "several.yaml").write_text(text)
+    path = tmp_path / "net.onnx"
+    command, network = built(str(tmp_path / "several.yaml"), {}, (8, 8), tmp_path)
+    assert run([*command[:2], "--size", "image=8,8", *command[2:4], "--onnx", str(path)]) == 0
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    assert [i.name for i in session.get_inputs()] == ["image"]
+    assert [o.name for o in session.get_outputs()] == ["low", "high"]
+    x = torch.randn(3, 2, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        wanted = network(image=x)
+    for made, name in zip(session.run(None, {"image": x.numpy()}), ("low", "high"), strict=True):
+        torch.testing.assert_close(torch.from_numpy(made), wanted[name], atol=1e-4, rtol=1e-4)

@@ -168,6 +168,13 @@ def test_a_mistake_is_a_message_and_no_page(small: Path, tmp_path: Path, capsys:
     assert not (tmp_path / "page.html").exists()
 
 
+def test_a_network_that_gives_its_parameters_on_has_costs() -> None:
+    """The queries of DETR are a parameter, handed on as it is."""
+    text = page(composer.load("detr", size=[64, 64]))
+    assert "without costs" not in text
+    assert "FLOPs" in text
+
+
 def test_where_sizes_are_open_the_page_says_why_there_are_no_costs() -> None:
     assert "without costs: the input `source` has no size" in html.unescape(page(composer.load("transformer")))
 

@@ -67,13 +67,12 @@ def _inputs(shapes: Mapping[str, tuple[int, ...]], names: tuple[str, ...], batch
 
 def _exported(network: Network, inputs: dict[str, Tensor], open_batch: bool) -> ExportedProgram:
     batch: dict[int, Any] = {0: Dim("batch")} if open_batch else {}
-    positional = len(inputs) == len(network.inputs)
-    values, named = (tuple(inputs.values()), {}) if positional else ((), inputs)
-    how = {"values": tuple(batch for _ in values), "named": dict.fromkeys(named, batch)}
+    values = [inputs.get(i.name) for i in network.inputs]
+    while values[-1] is None:
+        values.pop()
+    how = {"values": tuple(None if v is None else batch for v in values)}
     with quiet(), torch.no_grad():
-        return torch.export.export(
-            network, values, named, dynamic_shapes={k: v for k, v in how.items() if v}, strict=False
-        )
+        return torch.export.export(network, tuple(values), dynamic_shapes=how, strict=False)
 
 
 def _output_names(name: str, ids: Any) -> list[str]:
