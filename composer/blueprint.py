@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from composer import expressions, source
+from composer import expressions, locks, source
 from composer.diagnostics import (
     BlueprintError,
     ComposerError,
@@ -120,6 +120,8 @@ class Blueprint:
     span: Span | None = field(default=None, repr=False)
     bases: tuple[Span, ...] = field(default=(), repr=False)
     """Where each file of the chain says `extends`, the file that was asked for first."""
+    lock: locks.Lock | None = field(default=None, repr=False, compare=False)
+    """The lock that it was read from; it is compared with what is installed."""
 
     @property
     def values(self) -> dict[str, Any]:
@@ -224,6 +226,7 @@ class _Layers:
     files: tuple[Path, ...]
     requires: Mapping[str, Span | None]
     bases: tuple[Span, ...] = ()
+    lock: locks.Lock | None = None
 
     @staticmethod
     def read(path: Path, library: Mapping[str, Path], chain: tuple[Path, ...]) -> _Layers:
@@ -231,7 +234,9 @@ class _Layers:
 
     @staticmethod
     def of(top: Map, path: Path, library: Mapping[str, Path], chain: tuple[Path, ...]) -> _Layers:
-        """A document that was read, laid over those it extends."""
+        """A document that was read, laid over those it extends. Of a lock, the blueprint in it."""
+        lock = locks.read(top) if locks.is_lock(top) else None
+        top = top if lock is None else lock.graph
         _check_document(top, path)
         own = _Layers(
             name=str(top.get("name") or path.stem),
@@ -248,6 +253,7 @@ class _Layers:
             weights=_rules(top.get("weights")),
             files=(path,),
             requires=_requires(top),
+            lock=lock,
         )
         return own._over_base(library, chain) if top.get("extends") else own
 
@@ -328,6 +334,8 @@ class _Layers:
 
     def with_overrides(self, overrides: Mapping[str, Any], addresses: bool = True) -> _Layers:
         """Parameters by name, and where a key is none, parts by address."""
+        if self.lock is not None and overrides:
+            raise BlueprintError(self._is_fixed(overrides))
         values, edits, nodes = {}, [], self._nodes() if addresses else {}
         for key, value in overrides.items():
             if "." in key or (key not in self.params and key in nodes):
@@ -336,6 +344,13 @@ class _Layers:
                 values[key] = (value, span_of(overrides, key))
         self._check_known(values, "there is", "no parameter", nodes)
         return replace(self, given={**self.given, **values}, edits=self.edits + tuple(edits))
+
+    def _is_fixed(self, overrides: Mapping[str, Any]) -> Diagnostic:
+        key = next(iter(overrides))
+        text = f"`{self.path.name}` is a lock, in which nothing can be set: `{key}` is given"
+        name = self.lock.of[0] if self.lock is not None else self.name
+        help = (f"set it where the lock is made: `composer lock {name} {key}=… -o {self.path.name}`",)
+        return Diagnostic("BP657", text, span_of(overrides, key), help=help)
 
     def _nodes(self) -> dict[str, Any]:
         """The nodes of the outermost graph, with those that edits bring."""
@@ -378,6 +393,7 @@ class _Layers:
             library=library,
             span=self.top.key_spans.get("blueprint"),
             bases=self.bases,
+            lock=self.lock,
         )
         _check_complete(blueprint, self)
         return blueprint

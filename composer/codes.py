@@ -76,6 +76,34 @@ def _extending(text: str) -> str:
     return "blueprint: 1\n" + textwrap.dedent(text).strip("\n") + "\n"
 
 
+LOCKED = """\
+lock: 1
+content:
+  composer: "8e633b4f41f99d4c"
+  of: b947d6dc7df085ed
+  distributions: aaf487f4013f18b8
+  blocks: "1e7cc46fefc8ff4a"
+  params: "44136fa355b3678a"
+  sizes: "4f53cda18c2baa0c"
+  types: d5c1cb7d3026f65a
+  graph: "803db1889c16843c"
+composer: "0.1.0"
+of: {blueprint: one.yaml}
+distributions: {blueprint-composer: {version: "0.1.0", blocks: [act.relu]}}
+blocks: {act.relu: {hash: afb893369a4a3c7a, ports: {x: required}}}
+params: {}
+sizes: []
+types: {image: "(B, 3, H, W)", head: "(B, 3, H, W)"}
+graph:
+  blueprint: 1
+  name: one
+  inputs: {image: B 3 *S}
+  graph:
+    head: act.relu
+  outputs: {"y": head}
+"""
+"""A lock of one node. Made by `composer lock`: it holds hashes, so it is made again where the format changes."""
+
 _READING = (
     Code(
         "BP001",
@@ -577,6 +605,67 @@ _PLUGINS = (
         """A warning that stops nothing: the plugin that brings a block has renamed it or one of its options, and the
         blueprint uses the old name. The network is the same. Write the new name, which the message gives, since a later
         version of the plugin may forget the old one.""",
+    ),
+    Code(
+        "BP650",
+        "what a lock was made with is not installed",
+        """A lock (`composer lock`) names the distribution of every block in it, and this one is not installed, switched
+        off or does not load. `composer show` draws the lock all the same, with the types that it holds; building the
+        network needs the plugin. Install the version that the message names. It is a warning where another
+        distribution brings the same blocks.""",
+    ),
+    Code(
+        "BP651",
+        "another version than the locked one",
+        """A distribution, or Composer itself, is installed in another version than the one a lock was made with. As
+        long as the blocks in the lock take the same options and ports it is a warning that stops nothing. Where one
+        of them differs it is an error; install the locked version, or make the lock again and look at what changed.""",
+    ),
+    Code(
+        "BP652",
+        "a block is not as it was locked",
+        """A lock holds the interface of each block in it: options with types and defaults, ports, slots and the shape
+        notation. The installed block has another one, or is gone, so the network would be another or none. The message
+        names the option, slot or port. Install the version that the lock names, or make the lock again.""",
+    ),
+    Code(
+        "BP653",
+        "a blueprint has other parameters than its lock",
+        """A warning that stops nothing: the blueprint that a lock was made of can be found, and gives a parameter
+        another value today, as after an update. The lock builds what was locked. Make it again if the new value is
+        wanted.""",
+    ),
+    Code(
+        "BP654",
+        "an edge is not of the locked type",
+        """Every block looks as it did when the lock was made, but one of them computes another type today: a change
+        inside a plugin, or in Composer. The first node in the message is where to look; what comes after it mostly
+        follows from it. Install the versions that the lock names, or make the lock again.""",
+    ),
+    Code(
+        "BP655",
+        "not a lock that can be read",
+        """The key `lock: 1` says that a file is a lock and in which format. Here the format is one that this Composer
+        does not read, or a section is missing or holds something else, as in a file that was cut off. Locks are
+        written by `composer lock`; make it again, or use the Composer that wrote it.""",
+        LOCKED.replace("lock: 1", "lock: 2"),
+        LOCKED,
+    ),
+    Code(
+        "BP656",
+        "a lock that was changed",
+        """A lock holds a hash of each of its sections, and one of them is not what was written: it was edited by hand,
+        merged, or cut off. What it says could be neither what was built then nor what is built now. Take the file as
+        it was written, or make it again; to change the network, change the blueprint and lock it.""",
+        LOCKED.replace("B 3 *S", "B 1 *S"),
+        LOCKED,
+    ),
+    Code(
+        "BP657",
+        "a lock cannot be changed",
+        """Parameters and addresses given to a command beside a lock would make another network than the one that was
+        locked, so they are refused. Give them to `composer lock`, which writes a lock of the changed network. It
+        depends on the command, not on the file.""",
     ),
 )
 

@@ -19,6 +19,7 @@ from composer.flat import flat
 from composer.graph import Graph
 from composer.inference import Program, ProgramInput, infer_all
 from composer.linking import link_all
+from composer.locking import linked, locked, retyped
 from composer.mending import tried
 from composer.passes import optimize
 from composer.registry import Registry, clash
@@ -88,7 +89,7 @@ class Blueprint(stage.Blueprint):
 
     def link(self) -> Graph:
         """Names -> blocks, slots and edges."""
-        graph, mistakes = link_all(self, self.registry)
+        graph, mistakes = _linked(self, self.registry)
         if mistakes:
             raise BlueprintError(mistakes)
         return graph
@@ -127,6 +128,17 @@ class Blueprint(stage.Blueprint):
         The text loads to an equal blueprint; comments and presets are not in it. See also `flat`.
         """
         return dump(document(self))
+
+    def to_lock(self) -> str:
+        """The network resolved, with what it was made with: versions, interfaces of blocks, parameters and types.
+
+        The text loads to a blueprint that builds the same network, and says where what is installed is another.
+        """
+        of, overrides = str(self.asked.source if self.asked else self.name), self.asked.overrides if self.asked else {}
+        if self.lock is not None:
+            of, overrides = self.lock.of
+        name = of if of.partition(":")[0] in self.library else Path(of).name
+        return locked(self.infer(), self.registry, name, overrides)
 
     def flat(self) -> str:
         """The fully resolved blueprint as YAML, every copy written out; it builds the same network."""
@@ -260,13 +272,21 @@ def _said_again(given: Map, key: str | None, text: str) -> Map:
 
 def attempted(blueprint: stage.Blueprint, registry: Registry) -> tuple[Program | None, list[Diagnostic]]:
     """The program of a blueprint, as far as there is one, and all its mistakes."""
-    graph, mistakes = link_all(blueprint, registry)
+    graph, mistakes = _linked(blueprint, registry)
     if any(m.code in _STOPS for m in mistakes):
         return None, mistakes
     program, more = infer_all(graph)
     if mistakes:
         more = [m for m in more if m not in mistakes and m.code != "BP104"]
-    return program, [*mistakes, *more]
+    others = retyped(blueprint.lock, program) if blueprint.lock is not None else []
+    return program, [*mistakes, *more, *others]
+
+
+def _linked(blueprint: stage.Blueprint, registry: Registry) -> tuple[Graph, list[Diagnostic]]:
+    """The graph as far as it could be linked, and every mistake; a lock is compared with what is installed."""
+    if blueprint.lock is not None:
+        return linked(blueprint, blueprint.lock, registry)
+    return link_all(blueprint, registry)
 
 
 def fed(program: Program, shapes: Mapping[str, Sequence[int]], batch: int = 1) -> dict[str, tuple[int, ...]]:

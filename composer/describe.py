@@ -110,7 +110,7 @@ class _Description:
         return sum(n for name, n in self.counts.items() if name.startswith(address + "."))
 
     def type(self, address: str) -> Any:
-        return _shown(self.program.types.get(address), self.strides)
+        return type_of(self.program.types.get(address), self.strides)
 
     def sources(self, body: Body) -> list[list[str]]:
         """What a part reads from outside itself, as [port, address] pairs."""
@@ -172,15 +172,16 @@ def _place(body: Call | Group | Broken) -> str | None:
     return f"{body.span.source.name.rpartition('/')[2]}:{body.span.line}" if body.span else None
 
 
-def _shown(type_: Any, strides: Mapping[str, int]) -> Any:
+def type_of(type_: Any, strides: Mapping[str, int]) -> Any:
+    """A type in words; of several outputs by their names; None where there is none."""
     if type_ is UNKNOWN:
         return "unknown"
     if isinstance(type_, Type):
         return readable(type_, strides)
     if isinstance(type_, Mapping):
-        return {str(k): _shown(v, strides) for k, v in type_.items()}
+        return {str(k): type_of(v, strides) for k, v in type_.items()}
     if isinstance(type_, (list, tuple)):
-        return {str(k): _shown(v, strides) for k, v in enumerate(type_)}
+        return {str(k): type_of(v, strides) for k, v in enumerate(type_)}
     return None
 
 

@@ -17,13 +17,13 @@ CORE = Path(composer.__file__).parent
 PLUGIN = CORE.parent / "plugins" / "composer_blocks"
 PASSES = sorted(f"passes.{p.stem}" for p in (CORE / "passes").glob("*.py") if p.stem != "__init__")
 WALK = [
-    *"diagnostics dims types expressions source names addresses notation block replacements hookspecs shipped".split(),
+    *"diagnostics dims types expressions source names addresses notation block interfaces locks replacements hookspecs shipped".split(),
     *"plugins registry".split(),
     *"phrases sizes layouts blueprint graph scopes edits reaching renewing requirements origins linking liveness inference strides".split(),
     "sourcemap",
     "causes",
     *PASSES,
-    *"passes writing document flat keymap init fitting segments module weights exporters".split(),
+    *"passes writing document flat locking keymap init fitting segments module weights exporters".split(),
     *"exporters.wanting exporters.tracing exporters.torch exporters.onnx exporters.netron".split(),
     *"figures memory budget storages".split(),
     *"cost compose remedies doctor".split(),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +14,9 @@ from composer.cli import common
 from composer.compose import Blueprint
 from composer.diagnostics import BlueprintError, Diagnostic
 from composer.inference import Program
+
+if TYPE_CHECKING:
+    from composer.module import Network
 
 
 def add_to(app: typer.Typer) -> None:
@@ -36,7 +40,8 @@ def check(
     loaded = common.load(blueprint, overrides, plugin)
     program, missing = typed(loaded)
     if missing:
-        return unfinished(program, missing, json)
+        common.warn(program.graph.warnings)
+        return unfinished(described(loaded, program), missing, json)
     if size:
         spec = program.inputs[0]
         loaded.check(**{spec.name: (1, spec.type.channels, *parse_size(size))})
@@ -61,22 +66,38 @@ def check(
 def typed(loaded: Blueprint) -> tuple[Program, list[Diagnostic]]:
     """A blueprint's program. Where a plugin is missing: unknown types, and what is to be said of them."""
     program, mistakes = loaded.attempt()
-    if program is None or (mistakes and not any(m.code == "BP103" for m in mistakes)):
+    if program is None or (mistakes and not any(m.code in ("BP103", "BP650") for m in mistakes)):
         raise BlueprintError(mistakes)
     return program, mistakes
 
 
-def unfinished(program: Program, missing: list[Diagnostic], json: bool) -> None:
+def seen(loaded: Blueprint) -> tuple[Program, list[Diagnostic]]:
+    """A lock's program, and where what is installed is another: neither keeps it from being drawn."""
+    program, mistakes = loaded.attempt()
+    if program is None or any(not m.code.startswith("BP65") and m.code != "BP103" for m in mistakes):
+        raise BlueprintError(mistakes)
+    return program, mistakes
+
+
+def described(loaded: Blueprint, program: Program, network: Network | None = None) -> dict[str, Any]:
+    """The network as data; of a lock with the types that were locked."""
+    from composer.describe import describe
+    from composer.locking import filled
+
+    description = describe(program, network)
+    return filled(description, loaded.lock) if loaded.lock is not None else description
+
+
+def unfinished(description: dict[str, Any], missing: list[Diagnostic], json: bool) -> None:
     """The graph of a blueprint whose plugin is missing, and what is missing."""
     from composer import drawing
-    from composer.describe import describe
 
     if json:
-        common.print_json({"errors": [m.to_json() for m in missing], "graph": describe(program)})
+        common.print_json({"errors": [m.to_json() for m in missing], "graph": description})
         raise typer.Exit(1)
     from rich.console import Console
 
-    Console().print(drawing.tree(describe(program)))
+    Console().print(drawing.tree(description))
     raise BlueprintError(missing)
 
 
@@ -173,7 +194,6 @@ def show(
 ) -> None:
     """Draw the graph: types, parameters and options of every node."""
     from composer import drawing
-    from composer.describe import describe
 
     loaded = common.load(blueprint, overrides, plugin)
     if flat:
@@ -184,9 +204,12 @@ def show(
 
         write_text(html, page(loaded))
         return print(f"wrote {html}")
-    program, missing = typed(loaded)
+    program, missing = typed(loaded) if loaded.lock is None else seen(loaded)
     common.warn(program.graph.warnings)
-    description = describe(program, None if missing else loaded.build(device="meta"))
+    description = described(loaded, program, None if missing else loaded.build(device="meta"))
+    if loaded.lock is not None:  # it says itself what it is, whatever is installed
+        common.warn(replace(m, severity="warning") for m in missing)
+        description["differences"], missing = [m.to_json() for m in missing], []
     if json:
         common.print_json(description | ({"errors": [m.to_json() for m in missing]} if missing else {}))
     else:

@@ -12,7 +12,19 @@ from typing import Annotated, Any
 
 import typer
 
-from composer.cli import building, changing, checking, common, costing, exporting, listing, plugins, running, starting
+from composer.cli import (
+    building,
+    changing,
+    checking,
+    common,
+    costing,
+    exporting,
+    listing,
+    locking,
+    plugins,
+    running,
+    starting,
+)
 from composer.diagnostics import ComposerError, Diagnostic, InternalError
 
 USAGE: Any = typer.BadParameter.__mro__[2]
@@ -49,6 +61,7 @@ costing.add_to(app)
 building.add_to(app)
 running.add_to(app)
 changing.add_to(app)
+locking.add_to(app)
 exporting.add_to(app)
 
 
