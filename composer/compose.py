@@ -134,11 +134,11 @@ class Blueprint(stage.Blueprint):
 
         The text loads to a blueprint that builds the same network, and says where what is installed is another.
         """
-        of, overrides = str(self.asked.source if self.asked else self.name), self.asked.overrides if self.asked else {}
+        of, overrides = (str(self.asked.source), self.asked.overrides) if self.asked else (self.name, Map())
         if self.lock is not None:
             of, overrides = self.lock.of
         name = of if of.partition(":")[0] in self.library else Path(of).name
-        return locked(self.infer(), self.registry, name, overrides)
+        return locked(self.infer().graph, self.registry, name, overrides)
 
     def flat(self) -> str:
         """The fully resolved blueprint as YAML, every copy written out; it builds the same network."""
@@ -278,8 +278,9 @@ def attempted(blueprint: stage.Blueprint, registry: Registry) -> tuple[Program |
     program, more = infer_all(graph)
     if mistakes:
         more = [m for m in more if m not in mistakes and m.code != "BP104"]
-    others = retyped(blueprint.lock, program) if blueprint.lock is not None else []
-    return program, [*mistakes, *more, *others]
+    if blueprint.lock is not None and not mistakes and not more:
+        more = retyped(blueprint.lock, program)
+    return program, [*mistakes, *more]
 
 
 def _linked(blueprint: stage.Blueprint, registry: Registry) -> tuple[Graph, list[Diagnostic]]:

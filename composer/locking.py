@@ -1,6 +1,6 @@
 """A lock and what is installed: writing the first, and saying precisely where the second is another.
 
-    Program, Registry  ->  text              `locked`
+    Graph, Registry    ->  text              `locked`
     Lock, Registry     ->  Graph             `linked`: without the blocks that are not as they were locked
     Lock, Program      ->  mistakes          `retyped`
 
@@ -24,16 +24,15 @@ from composer.describe import type_of
 from composer.diagnostics import ComposerError, Diagnostic, Source, listing
 from composer.flat import document
 from composer.graph import Body, Broken, Call, Graph, Group
-from composer.inference import Program
+from composer.inference import Program, infer
 from composer.interfaces import Interface, interface
-from composer.linking import link_all
+from composer.linking import link, link_all
 from composer.locks import FORMAT, Lock, hashes, read
 from composer.plugins import Plugin
 from composer.registry import Registry, canonical
 from composer.shipped import OWN
 from composer.sizes import summary
 from composer.strides import multiples
-from composer.types import UNKNOWN
 from composer.writing import dump
 
 MOST = 10
@@ -46,9 +45,11 @@ REPLACED = ("BP102", "BP103")
 # --- writing -----------------------------------------------------------------------------------------------------
 
 
-def locked(program: Program, registry: Registry, of: str, overrides: Mapping[str, Any]) -> str:
-    """The text of a lock of a program."""
-    blueprint = program.graph.blueprint
+def locked(graph: Graph, registry: Registry, of: str, overrides: Mapping[str, Any]) -> str:
+    """The text of a lock of a linked blueprint. What is locked is the blueprint in full, in which the parts that are
+    left out have no addresses any more; so the types are those of that."""
+    resolved = document(graph)
+    program = infer(link(stage.parse(dump(resolved), library=graph.blueprint.library), registry))
     used = {name: registry.blocks[name] for name in sorted(_used(program)) if name in registry.blocks}
     asked = {k: interfaces.plain(v) for k, v in overrides.items()}
     made: dict[str, Any] = {
@@ -56,13 +57,13 @@ def locked(program: Program, registry: Registry, of: str, overrides: Mapping[str
         "of": {"blueprint": of, **({"overrides": asked} if asked else {})},
         "distributions": _distributions(used, registry),
         "blocks": {name: _block(interface(block)) for name, block in used.items()},
-        "params": {n: v for n, v in blueprint.values.items() if _is_plain(v)},
+        "params": _params(graph.blueprint),
         "sizes": summary(program.constraints, program.built),
         "types": _types(program),
-        "graph": document(program.graph),
+        "graph": resolved,
     }
     text = HEAD + dump({"lock": FORMAT, "content": hashes(made), **made})
-    read(source.parse(Source(f"{blueprint.name}.lock.yaml", text)))  # refused now rather than when it is needed
+    read(source.parse(Source(f"{graph.blueprint.name}.lock.yaml", text)))  # refused now rather than when it is needed
     return text
 
 
@@ -82,6 +83,13 @@ def _block(found: Interface) -> dict[str, Any]:
 
 def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, (bool, int, float, str, list, dict))
+
+
+def _params(blueprint: Blueprint) -> dict[str, Any]:
+    """Resolved parameters; of a lock that is locked again, those it has."""
+    if blueprint.lock is not None:
+        return dict(blueprint.lock.params)
+    return {name: value for name, value in blueprint.values.items() if _is_plain(value)}
 
 
 def _used(program: Program) -> set[str]:
@@ -207,14 +215,20 @@ class Comparison:
 
     def not_installed(self, name: str, wanted: str, blocks: list[str]) -> Diagnostic:
         span, made = self.lock.span("distributions", name), self.lock.distributions[name]
-        why = "which is not installed"
-        help = (f"pip install '{name}=={made['version']}'" if made["version"] else f"name the file: `--plugin {name}`",)
+        why, help = "which is not installed", (f"pip install '{name}=={made['version']}'", *self.switched_off())
+        if not made["version"]:
+            why, help = "which is not given", (f"name the file: `--plugin {name}`",)
         faulty = [p for p in self.registry.plugins if p.fault and canonical(distribution(p)) == canonical(name)]
         if faulty:
             why, help = "which does not load", ("`composer plugins doctor` says why",)
         elif canonical(name) in map(canonical, self.registry.off):
             why, help = "which is switched off", ("leave out `--no-plugins`, or name it in COMPOSER_PLUGINS",)
         return Diagnostic("BP650", f"locked with {wanted}, {why}: it brings {_blocks(blocks)}", span, help=help)
+
+    def switched_off(self) -> tuple[str, ...]:
+        """Plugins that are installed and not loaded are known by other names than those of their distributions."""
+        off = listing(f"`{name}`" for name in self.registry.off)
+        return (f"or it brings {off}, which is switched off",) if off else ()
 
     def of_block(
         self, name: str, differences: list[tuple[tuple[str, ...], str]], places: list[str]
@@ -287,28 +301,31 @@ def _moved(lock: Lock, blueprint: Blueprint) -> Iterator[Diagnostic]:
 
 
 def retyped(lock: Lock, program: Program) -> list[Diagnostic]:
-    """Edges whose types are not those of the lock, though all blocks look as they did."""
-    strides = multiples(program.constraints)
+    """Edges whose types, and sizes whose rules, are not those of the lock, though all blocks look as they did."""
+    now = _types(program)
     found = []
-    for address, was in lock.types.items():
-        known = program.types.get(address)
-        if known is not None and known is not UNKNOWN:
-            now = type_of(known, strides)
-            if "unknown" not in str(now) and now != was:
-                text = f"`{address}` has the type {_said(now)}, locked is {_said(was)}"
-                found.append(Diagnostic("BP654", text, lock.span("types", address), address=address))
-        elif address not in program.types and UNKNOWN not in program.types.values():
-            text = f"there is no `{address}` any more; locked is {_said(was)}"
-            found.append(Diagnostic("BP654", text, lock.span("types", address), address=address))
+    for address in {**lock.types, **now}:
+        if now.get(address) != lock.types.get(address):
+            is_ = f"has the type {_said(now[address])}" if address in now else "is not there any more"
+            was = f"locked is {_said(lock.types[address])}" if address in lock.types else "it is not in the lock"
+            span = lock.span("types", address)
+            found.append(Diagnostic("BP654", f"`{address}` {is_}, {was}", span, address=address))
+    sizes = summary(program.constraints, program.built)
+    if sizes != lock.sizes and not found:
+        text = f"the sizes that fit are others: {listing(sizes) or 'all'}; locked is {listing(lock.sizes) or 'all'}"
+        found.append(Diagnostic("BP654", text, lock.span("sizes")))
     return _first(found, lock)
 
 
 def _first(found: list[Diagnostic], lock: Lock) -> list[Diagnostic]:
+    """The first of them with what they mean together; the rest mostly follow from it."""
     if not found:
         return []
-    notes = ("all blocks have the interfaces that were locked, so one of them computes something else",)
+    notes: tuple[str, ...] = (
+        "all blocks have the interfaces that were locked, so one of them computes something else",
+    )
     if len(found) > MOST:
-        notes = (*notes, f"and at {len(found) - MOST} more nodes")
+        notes += (f"and at {len(found) - MOST} more nodes",)
     return [replace(found[0], notes=notes, help=(lock.again(),)), *found[1:MOST]]
 
 

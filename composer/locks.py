@@ -16,6 +16,8 @@ Reading checks the file against itself only; `composer.locking` compares it with
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +32,7 @@ SECTIONS: Mapping[str, type] = {
     "types": dict, "graph": dict,
 }  # fmt: skip
 """What a lock has beside its format and the hashes, and what each section holds."""
+WORDS: Mapping[type, str] = {dict: "a mapping", list: "a list", str: "a text"}
 AGAIN = "make it again: `composer lock {} -o {}`"
 
 
@@ -44,10 +47,10 @@ class Lock:
         return str(self.top["composer"])
 
     @property
-    def of(self) -> tuple[str, Mapping[str, Any]]:
+    def of(self) -> tuple[str, Map]:
         """The blueprint it was made of, and the overrides."""
         asked = self.top["of"]
-        return str(asked["blueprint"]), asked.get("overrides") or {}
+        return str(asked["blueprint"]), asked.get("overrides") or Map()
 
     @property
     def distributions(self) -> Map:
@@ -90,8 +93,15 @@ class Lock:
     def again(self) -> str:
         """How to make the lock again."""
         name, overrides = self.of
-        words = " ".join([name, *(f"{k}={v}" for k, v in overrides.items())])
+        given = [f"{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in overrides.items()]
+        words = " ".join(map(shlex.quote, [name, *given]))
         return AGAIN.format(words, self.top.span.source.name.rpartition("/")[2] or "FILE.lock.yaml")
+
+    def summary(self) -> str:
+        """What was compared, in a line."""
+        counts = {"distribution": self.distributions, "block": self.blocks, "type": self.types}
+        words = [f"{len(c)} {what}{'s' * (len(c) != 1)}" for what, c in counts.items()]
+        return f"{', '.join(words)}, written by Composer {self.composer}"
 
     def type_at(self, address: str) -> Any:
         """The type at an address, also of one of several outputs (`maps.fine`); None where there is none."""
@@ -113,7 +123,8 @@ def read(top: Map) -> Lock:
         text = f"this is a lock of format {top['lock']!r:.40}; this Composer reads format {FORMAT}"
         help = ("read it with the Composer that wrote it", AGAIN.format("NAME", "FILE.lock.yaml"))
         raise BlueprintError(Diagnostic("BP655", text, span_of(top, "lock"), help=help))
-    for faults in (list(_missing(top)), list(_changed(top)), list(_odd(top))):
+    for look in (_missing, _changed, _odd):  # each may rely on what those before it found
+        faults = list(look(top))
         if faults:
             raise BlueprintError(faults)
     return Lock(top)
@@ -138,10 +149,8 @@ def _missing(top: Map) -> Iterator[Diagnostic]:
         if key not in top:
             yield Diagnostic("BP655", f"this lock has no `{key}`", top.key_spans.get("lock"), help=help)
         elif not isinstance(top[key], kind):
-            what = {dict: "a mapping", list: "a list", str: "a text"}[kind]
-            yield Diagnostic(
-                "BP655", f"`{key}` of a lock is {what}, not {top[key]!r:.40}", span_of(top, key), help=help
-            )
+            text = f"`{key}` of a lock is {WORDS[kind]}, not {top[key]!r:.40}"
+            yield Diagnostic("BP655", text, span_of(top, key), help=help)
     for key in (k for k in top if k not in ("lock", "content", *SECTIONS)):
         text = f"a lock has no `{key}`; it has {listing(SECTIONS)}"
         yield Diagnostic("BP655", text, top.key_spans.get(key))

@@ -61,6 +61,8 @@ def check(
     print(f"  {inputs} -> {outputs}")
     for line in lines:
         print(f"  sizes  {line}")
+    if loaded.lock is not None:
+        print(f"  lock   {loaded.lock.summary()}")
 
 
 def typed(loaded: Blueprint) -> tuple[Program, list[Diagnostic]]:
