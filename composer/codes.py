@@ -578,6 +578,12 @@ _PLUGINS = (
         blueprint uses the old name. The network is the same. Write the new name, which the message gives, since a later
         version of the plugin may forget the old one.""",
     ),
+    Code(
+        "BP610",
+        "a pass of a plugin failed",
+        """A plugin rewrites compiled networks, and its rewriting broke or gave something that is no program. The
+        blueprint is well. Build without that plugin (`COMPOSER_PLUGINS`, `--no-plugins`), and tell its author.""",
+    ),
 )
 
 _WEIGHTS = (

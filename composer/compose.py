@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from composer import blueprint as stage
-from composer import sizes
+from composer import faults, sizes
 from composer.causes import Sizes, explain
 from composer.diagnostics import BlueprintError, ComposerError, Diagnostic, Span
 from composer.document import document
@@ -68,7 +68,7 @@ class Blueprint(stage.Blueprint):
     @classmethod
     def _made(cls, asked: Asked) -> Blueprint:
         try:
-            with uncollected():
+            with uncollected(), faults.named([Path(asked.source)], {"<text>": asked.text} if asked.text else {}):
                 loaded = asked.load()
         except BlueprintError as fault:
             raise BlueprintError(tried(fault.diagnostics, asked.again)) from None
@@ -101,11 +101,12 @@ class Blueprint(stage.Blueprint):
     def _inferred(self) -> Program:
         program, mistakes = self._attempted()
         if program is None or mistakes:
-            raise BlueprintError(mistakes)
+            raise faults.error(mistakes, self.registry)
         return program
 
     def _attempted(self) -> tuple[Program | None, list[Diagnostic]]:
-        program, mistakes = attempted(self, self.registry)
+        with faults.named(self.files):
+            program, mistakes = attempted(self, self.registry)
         return program, tried(mistakes, self.asked.again) if self.asked and mistakes else mistakes
 
     def attempt(self) -> tuple[Program | None, list[Diagnostic]]:
@@ -168,7 +169,9 @@ class Blueprint(stage.Blueprint):
 
     def optimized(self, **shapes: tuple[int, ...]) -> Program:
         """The program that is built, after every pass; `shapes` are checked."""
-        return optimize(self.check(**shapes), self.registry.passes)
+        program = self.check(**shapes)
+        with faults.named(self.files):
+            return optimize(program, self.registry.passes)
 
     def cost(
         self,

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from composer.addresses import is_prefix
 from composer.block import Block
-from composer.diagnostics import BlueprintError, ComposerError, Diagnostic, Label, PluginError, Span, listing, once
+from composer.diagnostics import BlueprintError, ComposerError, Diagnostic, Label, Span, listing, once
 from composer.dims import Dim, Size, at, product, symbols_of
 from composer.graph import Body, Broken, Call, Given, Graph, GraphInput, Group, Input, Ref, Through
 from composer.layouts import Flatten, Held, Part, ToFirst, ToLast, Unflatten
@@ -312,18 +312,15 @@ class _Inference:
         except Exception as fault:
             if call is None:
                 raise
-            raise PluginError(_rule_fault(call, fault)) from fault
+            self.mistakes.append(_rule_fault(call, fault))
         return self.new(UNKNOWN, "first")
 
     def incomplete(self, call: Call) -> Any:
         """A part with a broken part in a slot: its type as far as it can be told, and nothing more is said about it."""
         said = len(self.mistakes)
-        try:
-            return self.safely(call, lambda: self.call(call))
-        except PluginError:  # a rule that met an unknown type
-            return self.new(UNKNOWN, "first")
-        finally:
-            del self.mistakes[said:]
+        value = self.safely(call, lambda: self.call(call))
+        del self.mistakes[said:]  # also a rule's that met an unknown type
+        return value
 
     def group(self, group: Group) -> Any:
         for ref, wanted, span in group.checks:

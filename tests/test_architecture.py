@@ -18,7 +18,7 @@ PLUGIN = CORE.parent / "plugins" / "composer_blocks"
 PASSES = sorted(f"passes.{p.stem}" for p in (CORE / "passes").glob("*.py") if p.stem != "__init__")
 WALK = [
     *"diagnostics dims types expressions source names addresses notation block replacements hookspecs shipped".split(),
-    *"plugins registry".split(),
+    *"plugins registry faults".split(),
     *"phrases sizes layouts blueprint graph scopes edits reaching renewing requirements origins linking liveness inference strides".split(),
     "sourcemap",
     "causes",
@@ -26,7 +26,7 @@ WALK = [
     *"passes writing document flat keymap init fitting segments module weights exporters".split(),
     *"exporters.wanting exporters.tracing exporters.torch exporters.onnx exporters.netron".split(),
     *"figures memory budget storages".split(),
-    *"cost compose remedies doctor".split(),
+    *"cost mending compose remedies doctor".split(),
 ]
 """Each may import those before it."""
 FREE = {"__init__", "cli"}

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from composer import faults
 from composer.causes import Axis, Cause, Sizes
 from composer.cli import common
 from composer.compose import Blueprint
@@ -62,7 +63,7 @@ def typed(loaded: Blueprint) -> tuple[Program, list[Diagnostic]]:
     """A blueprint's program. Where a plugin is missing: unknown types, and what is to be said of them."""
     program, mistakes = loaded.attempt()
     if program is None or (mistakes and not any(m.code == "BP103" for m in mistakes)):
-        raise BlueprintError(mistakes)
+        raise faults.error(mistakes, loaded.registry)
     return program, mistakes
 
 
