@@ -297,7 +297,7 @@ class _Layers:
             files=self.files + child.files,
             requires={**self.requires, **child.requires},
             bases=(*filter(None, [span_of(child.top, "extends")]), *self.bases),
-            top=Map({**{k: v for k, v in self.top.items() if k in ("source", "summary")}, **child.top}),
+            top=joined(Map({k: v for k, v in self.top.items() if k in ("source", "summary")}), child.top),
         )
 
     def with_preset(self, preset: str) -> _Layers:

@@ -78,6 +78,12 @@ def test_extends_over_several_levels(tmp_path: Path) -> None:
     assert tuple(made.presets) == ("wide", "deep", "tiny")
 
 
+def test_a_blueprint_that_extends_another_has_its_own_place(tmp_path: Path) -> None:
+    made = load(tmp_path, "extends: base\nparams: {width: 5}\n", {"base": BASE})
+    assert made.span is not None
+    assert (Path(made.span.source.name).name, made.span.line, made.span.column) == ("toy.yaml", 1, 1)
+
+
 def test_a_child_keeps_the_rules_of_a_parameter_it_sets(tmp_path: Path) -> None:
     found = mistakes(lambda: load(tmp_path, "extends: base\nparams: {width: -2}\n", {"base": BASE}))
     assert said(found) == ["BP201 4:17 the parameter `width` = -2 must be at least 1"]
