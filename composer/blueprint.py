@@ -7,7 +7,7 @@ and the parameters are typed and computed.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -120,6 +120,8 @@ class Blueprint:
     span: Span | None = field(default=None, repr=False)
     bases: tuple[Span, ...] = field(default=(), repr=False)
     """Where each file of the chain says `extends`, the file that was asked for first."""
+    unread: tuple[Diagnostic, ...] = field(default=(), repr=False, compare=False)
+    """Mistakes that stop nothing: parameters that nothing uses. They are said with those of the graph."""
 
     @property
     def values(self) -> dict[str, Any]:
@@ -380,7 +382,7 @@ class _Layers:
             bases=self.bases,
         )
         _check_complete(blueprint, self)
-        return blueprint
+        return replace(blueprint, unread=tuple(_unread(blueprint, self)))
 
 
 def _requires(top: Map) -> dict[str, Span | None]:
@@ -447,19 +449,16 @@ def _check_complete(blueprint: Blueprint, layers: _Layers) -> None:
     for key in ("inputs", "graph", "outputs"):
         if not getattr(blueprint, key):
             raise BlueprintError(Diagnostic("BP101", f"the key `{key}` is missing", layers.top.span))
+
+
+def _unread(blueprint: Blueprint, layers: _Layers) -> Iterator[Diagnostic]:
+    """The parameters that nothing uses."""
     used = _names_used(layers)
-    unused = [p for n, p in blueprint.params.items() if n not in used]
-    if unused:
-        others = [n for n in blueprint.params if n in used]
-        raise BlueprintError(
-            Diagnostic(
-                "BP108",
-                f"nothing uses the parameter `{p.name}`{did_you_mean(p.name, others)}",
-                p.span,
-                help=("remove it",),
-            )
-            for p in unused
-        )
+    others = [n for n in blueprint.params if n in used]
+    for name, param in blueprint.params.items():
+        if name not in used:
+            text = f"nothing uses the parameter `{name}`{did_you_mean(name, others)}"
+            yield Diagnostic("BP108", text, param.span, help=("remove it",))
 
 
 def _names_used(layers: _Layers) -> set[str]:
