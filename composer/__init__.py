@@ -29,6 +29,7 @@ from composer.dims import minimum as minimum
 from composer.dims import product as product
 from composer.hookspecs import hookimpl as hookimpl
 from composer.registry import Registry as Registry
+from composer.traits import Traits as Traits
 from composer.types import Type as Type
 from composer.types import map_ as map_
 from composer.types import queries as queries

@@ -17,11 +17,12 @@ CORE = Path(composer.__file__).parent
 PLUGIN = CORE.parent / "plugins" / "composer_blocks"
 PASSES = sorted(f"passes.{p.stem}" for p in (CORE / "passes").glob("*.py") if p.stem != "__init__")
 WALK = [
-    *"diagnostics dims types expressions source names addresses notation block hookspecs registry".split(),
+    *"diagnostics dims types traits expressions source names addresses notation block hookspecs registry".split(),
     *"phrases sizes layouts blueprint graph scopes edits reaching origins linking liveness inference strides".split(),
     "causes",
+    *"prepared kernels".split(),
     *PASSES,
-    *"passes writing flat keymap init fitting segments module weights exporters figures memory budget storages".split(),
+    *"passes writing flat keymap init fitting segments evaluating module weights exporters figures memory budget storages".split(),
     *"cost compose remedies".split(),
 ]
 """Each may import those before it."""
@@ -127,7 +128,7 @@ def test_checking_a_shipped_blueprint_imports_no_torch() -> None:
 
 PUBLIC = set(
     "Block BlueprintError Blueprint ComposerError DeclarationError Diagnostic Int InternalError Natural Number PerAxis "
-    "PerAxisNatural PluginError Positive Rate Registry Rule Scope Size Slot Type Value ceil_div compose hookimpl load map_ "
+    "PerAxisNatural PluginError Positive Rate Registry Rule Scope Size Slot Traits Type Value ceil_div compose hookimpl load map_ "
     "maximum minimum product queries slot vector".split()
 )
 

@@ -1,0 +1,44 @@
+"""What follows from weights or from a shape alone, computed once: relative biases, codes of positions.
+
+    before   table -> gather -> bias -> attention         after   bias' -> attention
+
+Evaluation only: a bias changes while training, and a code is cheap beside a backward pass. A value that is an output
+stays as it is, because it is the user's to change.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from composer.inference import Program, Step
+from composer.prepared import Flow, Kernel, Prepared, traits_of
+
+NAME = "constants"
+
+
+def keep_constants(program: Program) -> Program:
+    """Every step that promises to be constant, if its value stays inside the network."""
+    flow = Flow(program)
+    for step in flow:
+        constant = traits_of(step).constant
+        if not constant or not isinstance(step, Step) or flow.outputs & set(step.outputs):
+            continue
+        if constant == "weights" and not flow.makers.keys() & set(step.reads):
+            required = tuple(p for p, _ in step.inputs if p in step.block.required)
+            named = tuple(p for p, _ in step.inputs if p not in required)
+            flow.put(Prepared(step.address, (NAME,), (step,), (), partial(_of_weights, len(required), named)))
+        elif constant == "shape" and len(step.reads) == 1:
+            flow.put(Prepared(step.address, (NAME,), (step,), step.reads, _of_shape))
+    return flow.done()
+
+
+def _of_weights(required: int, named: tuple[str, ...]) -> Kernel:
+    from composer.kernels import Constant
+
+    return Constant(required, named)
+
+
+def _of_shape() -> Kernel:
+    from composer.kernels import OfShape
+
+    return OfShape()
