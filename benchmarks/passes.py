@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from statistics import median
 from typing import Any
 
@@ -84,6 +85,12 @@ def rows(what: str, rounds: int) -> Iterator[tuple[str, ...]]:
     """A row for each pass and for all."""
     networks: Mapping[str, nn.Module] = dict(variants(what))
     x = image(networks["none"])
+    with torch.inference_mode():
+        yield from compared(what, networks, x, rounds)
+
+
+def compared(what: str, networks: Mapping[str, nn.Module], x: Tensor, rounds: int) -> Iterator[tuple[str, ...]]:
+    """The rows of networks on one image."""
     wanted = networks["none"](x)
     differences = {label: difference(n(x), wanted) for label, n in networks.items()}
     peaks = {label: peak(n, x) for label, n in networks.items()}
@@ -99,7 +106,7 @@ def rows(what: str, rounds: int) -> Iterator[tuple[str, ...]]:
 def table(lines: Iterable[tuple[str, ...]]) -> None:
     """Print rows as they come."""
     head = ("pass", "network", "ratio", "spread", "fastest, ms", "difference", "peak, MiB")
-    for line in (head, *lines):
+    for line in chain([head], lines):
         print("{:<10} {:<24} {:>6} {:>11} {:>14} {:>11} {:>14}".format(*line), flush=True)
 
 
@@ -113,8 +120,7 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    with torch.inference_mode():
-        table(row for what in options.networks for row in rows(what, options.rounds))
+    table(row for what in options.networks for row in rows(what, options.rounds))
 
 
 if __name__ == "__main__":
