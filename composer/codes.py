@@ -196,10 +196,10 @@ _NAMES = (
     ),
     Code(
         "BP105",
-        "an unknown blueprint, preset or parameter",
-        """A name given to a command, in `extends:`, in a preset or as `key=value` is not known. `composer list` shows
-        the blueprints and their presets, `composer show NAME` the parameters. A path must end in .yaml or contain a
-        slash.""",
+        "an unknown blueprint, preset, parameter or pass",
+        """A name given to a command, in `extends:`, in a preset, as `key=value` or to `--without` is not known.
+        `composer list` shows the blueprints and their presets, `composer show NAME` the parameters, and with `--passes`
+        the passes. A path must end in .yaml or contain a slash.""",
         _extending("""
             extends: vitt
             params: {classes: 2}

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from composer.causes import Axis, Cause, Sizes
 from composer.cli import common
 from composer.diagnostics import BlueprintError, Diagnostic
+
+if TYPE_CHECKING:
+    from composer.compose import Blueprint
+    from composer.inference import Program
+    from composer.passes import Fired
 
 
 def add_to(app: typer.Typer) -> None:
@@ -137,6 +143,8 @@ def show(
     expand: Annotated[bool, typer.Option("--expand", help="Every copy on rows of its own.")] = False,
     flat: Annotated[bool, typer.Option("--flat", help="The blueprint in full: parameters, edits, copies.")] = False,
     depth: Annotated[int | None, typer.Option(help="How many levels to open.")] = None,
+    passes: Annotated[bool, typer.Option("--passes", help="Which passes rewrite what, instead.")] = False,
+    without: common.Without = None,
     plugin: common.Plugins = None,
     json: common.Json = False,
 ) -> None:
@@ -148,6 +156,8 @@ def show(
     if flat:
         return print(loaded.flat(), end="")
     program = loaded.check()
+    if passes or without:
+        return show_passes(loaded, program, without or (), json)
     description = describe(program, loaded.build(device="meta"))
     if json:
         return common.print_json(description)
@@ -160,3 +170,28 @@ def show(
     from rich.console import Console
 
     Console().print(drawing.tree(description, depth=depth, full=full or expand))
+
+
+def show_passes(loaded: Blueprint, program: Program, without: Iterable[str], json: bool) -> None:
+    """What each pass rewrites, in the order they run."""
+    from composer.cli.listing import table
+    from composer.passes import fired_at
+
+    found = list(fired_at(program, loaded.registry.passes, without))
+    if json:
+        said = [{"pass": f.name, "summary": f.summary, "on": f.on, "at": list(f.at)} for f in found]
+        return common.print_json({"blueprint": loaded.name, "passes": said})
+    print(
+        f"{loaded.name}: {sum(bool(f.at) for f in found)} of {len(found)} passes fire; `--without NAME` leaves one out"
+    )
+    rows = [(f.name, _count(f), f.summary, " ".join(_patterns(f.at))) for f in found]
+    table(("pass", "nodes", "what it does", "where"), rows)
+
+
+def _count(found: Fired) -> str:
+    return str(len(found.at) or "") if found.on else "off"
+
+
+def _patterns(addresses: Iterable[str]) -> list[str]:
+    """Addresses with their numbers as `*`, each once."""
+    return list(dict.fromkeys(re.sub(r"(?<=\.)\d+(?=\.|$)", "*", a) for a in addresses))

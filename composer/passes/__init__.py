@@ -7,11 +7,11 @@ only prepare what runs at evaluation while no gradients are recorded (`composer.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from composer.diagnostics import BlueprintError, Diagnostic, did_you_mean, listing
-from composer.inference import Program
+from composer.inference import Program, is_move
 from composer.passes.constants import keep_constants
 from composer.passes.dead import remove_dead
 from composer.passes.filters import keep_filters
@@ -19,6 +19,7 @@ from composer.passes.in_place import work_in_place
 from composer.passes.levels import fold_levels
 from composer.passes.norms import fold_norms
 from composer.passes.products import use_products
+from composer.prepared import fired
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,29 @@ def optimize(program: Program, extra: Iterable[Pass] = (), without: Iterable[str
     return _rewritten(program, in_order(tuple(extra), tuple(without)))
 
 
+@dataclass(frozen=True)
+class Fired:
+    """What a pass did: the addresses of the steps it rewrote; `on` is false where it is switched off."""
+
+    name: str
+    summary: str
+    on: bool
+    at: tuple[str, ...] = ()
+
+
+def fired_at(program: Program, extra: Iterable[Pass] = (), without: Iterable[str] = ()) -> Iterator[Fired]:
+    """Each pass in the order they run, with what it did to a program."""
+    extra = tuple(extra)
+    on = [p.name for p in in_order(extra, tuple(without))]
+    for step in in_order(extra):
+        before, kept = program.steps, step.name in on
+        program = step.run(program) if kept else program
+        left = {id(s) for s in program.steps}
+        prepared = [s.address for name, s in fired(program) if name == step.name] if step.prepares else []
+        at = dict.fromkeys([*(s.address for s in before if id(s) not in left and not is_move(s.address)), *prepared])
+        yield Fired(step.name, step.summary, kept, tuple(at) if kept else ())
+
+
 def _rewritten(program: Program, passes: Iterable[Pass]) -> Program:
     for step in passes:
         program = step.run(program)
@@ -76,4 +100,4 @@ def _rewritten(program: Program, passes: Iterable[Pass]) -> Program:
     return replace(program, alternatives=others) if others else program
 
 
-__all__ = ["ALL", "SHIPPED", "Pass", "in_order", "optimize"]
+__all__ = ["ALL", "SHIPPED", "Fired", "Pass", "fired_at", "in_order", "optimize"]
