@@ -184,7 +184,9 @@ class _Memory:
         for buffer in network.buffers():
             self.storages.keep(buffer, "buffers", "")
         for tensor in () if network.training else network.prepare():
-            self.storages.keep(tensor, "prepared", "")
+            derived = self.storages.keep(tensor)
+            if derived.kind == "activations":  # else it is a parameter as it is
+                derived.kind, derived.address = "prepared", ""
         trained = sum(p.nbytes for p in network.parameters() if p.requires_grad)
         self.storages.add(Storage(states * trained, "", "forward", "optimizer"))
 

@@ -164,11 +164,23 @@ class Constant:
     required: int = 0
     named: tuple[str, ...] = ()
 
-    def prepare(self, modules: list[Any]) -> Any:
-        return modules[0](*[None] * self.required, **dict.fromkeys(self.named))
+    def prepare(self, modules: list[Any]) -> list[Any]:
+        return _dated(modules[0](*[None] * self.required, **dict.fromkeys(self.named)))
 
     def run(self, derived: Any, modules: list[Any], values: tuple[Any, ...]) -> Any:
-        return derived
+        if _is_spoilt(derived):
+            with torch.inference_mode(False), torch.no_grad():
+                derived[:] = self.prepare(modules)
+        return derived[0]
+
+
+def _dated(value: Tensor) -> list[Any]:
+    """A constant with its version, which rises when somebody writes into it."""
+    return [value, value._version]
+
+
+def _is_spoilt(dated: list[Any]) -> bool:
+    return bool(dated[0]._version != dated[1])
 
 
 MOST_SHAPES = 4
@@ -185,11 +197,12 @@ class OfShape:
     def run(self, derived: Any, modules: list[Any], values: tuple[Any, ...]) -> Any:
         x = values[0]
         key = (x.shape, x.dtype, x.device)
-        if key not in derived:
+        if key not in derived or _is_spoilt(derived[key]):
             if len(derived) >= MOST_SHAPES:
                 derived.clear()
-            derived[key] = modules[0](x)
-        return derived[key]
+            with torch.inference_mode(False), torch.no_grad():
+                derived[key] = _dated(modules[0](torch.empty_like(x)))
+        return derived[key][0]
 
 
 @dataclass(frozen=True)

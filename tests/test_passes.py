@@ -4,19 +4,28 @@ are not those of a fresh network; and it stays one when its weights change."""
 from __future__ import annotations
 
 import copy
+import json
 import pickle
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
+import storages
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
 
 import composer
+from composer.cli.main import run
+from composer.inference import Program
 from composer.module import Network
-from composer.passes import SHIPPED
+from composer.passes import SHIPPED, Pass
 from composer.prepared import fired
 from composer.swaps import swaps_of
 
@@ -102,14 +111,14 @@ def difference(ours: Any, plain: Any) -> float:
 
 @pytest.mark.parametrize("case", range(len(CASES)), ids=IDS)
 def test_at_evaluation_the_outputs_are_equal(case: int) -> None:
-    ours, plain = (n.eval() for n in pair(case))
+    ours, plain = (copy.deepcopy(n).eval() for n in pair(case))
     values = inputs_of(ours)
     with torch.no_grad():
         found, wanted = ours(*values), plain(*values)
         again = ours(*values)
     assert difference(found, wanted) <= 1e-5
     assert difference(again, found) == 0
-    assert all(step.kept for step in ours._evaluated()), "a step that is prepared in vain"
+    assert (kept(ours) > 0) == bool(ours._prepared)
 
 
 @pytest.mark.parametrize("case", range(len(CASES)), ids=IDS)
@@ -381,3 +390,292 @@ def test_inference_mode_and_then_gradients() -> None:
         assert torch.equal(network(X), found)
     network(X).sum().backward()
     assert same(network, X)
+
+
+# --- each pass --------------------------------------------------------------------------------------------------------
+
+
+def written(folder: Path, nodes: str, image: str = "{type: B 3 H W, size: [16, 16]}", output: str = "y") -> Any:
+    path = folder / "written.yaml"
+    body = "".join(f"  {line}\n" for line in nodes.strip().splitlines())
+    path.write_text(
+        f"blueprint: 1\nname: written\ninputs: {{image: {image}}}\ngraph:\n{body}outputs: {{y: {output}}}\n"
+    )
+    return composer.load(path)
+
+
+def checked(loaded: composer.Blueprint, *, tolerance: float = 1e-5) -> list[tuple[str, str]]:
+    """What fires, after the outputs with and without passes were compared."""
+    ours, plain = loaded.build(), loaded.build(without="all")
+    scrambled(plain)
+    ours.load_state_dict(plain.state_dict())
+    with torch.no_grad():
+        values = inputs_of(ours)
+        assert difference(ours.eval()(*values), plain.eval()(*values)) <= tolerance
+    return [(name, step.address) for name, step in fired(loaded.optimized())]
+
+
+HEAD = """
+low: {use: conv, out: 6, stride: 2, act: gelu}
+side: {use: MAP, out: 8, from: low}
+up: {use: resize, scale: 2}
+join: {use: fuse.concat, from: [up, image]}
+y: {use: MIX, out: 4}
+"""
+
+
+def fires(loaded: Any, name: str) -> list[str]:
+    return [at for each, at in checked(loaded) if each == name]
+
+
+def test_levels_are_folded_where_that_multiplies_less(tmp_path: Path) -> None:
+    for map_ in ("linear", "{use: conv, kernel: 1}"):
+        for mix in ("linear", "{use: conv, kernel: 1}", "{use: conv, kernel: 1, norm: batch, bias: false}"):
+            text = HEAD
+            for word, block in (("MAP", map_), ("MIX", mix)):
+                text = text.replace(f"use: {word}", block.strip("{}") if "use" in block else f"use: {block}")
+            assert fires(written(tmp_path, text), "levels") == ["y"]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "why"),
+    [
+        ("low: {use: conv, out: 4}\njoin: {use: fuse.concat, from: [low, image]}\ny: {use: linear, out: 4}", "nothing between"),
+        (HEAD.replace("out: 6", "out: 64").replace("out: 8", "out: 2").replace("out: 4", "out: 64"), "a narrow map saves more"),
+        (HEAD.replace("y: {use: MIX, out: 4}", "y: {use: conv, out: 4}"), "a kernel of 3 sees the border"),
+        (HEAD.replace("up: {use: resize, scale: 2}", "large: {use: resize, scale: 2}\nup: act.gelu"),
+            "not linear"),
+        (HEAD.replace("y: {use: MIX, out: 4}", "m: {use: MIX, out: 4}\ny: {use: fuse.multiply, from: [m, again]}").replace(
+            "join:", "again: {use: linear, out: 4, from: image}\nalso: {use: linear, from: up, out: 4}\njoin:").replace(
+            "[m, again]", "[m, again, also]"), "the map is read elsewhere, so nothing of it is saved"),
+    ],
+)  # fmt: skip
+def test_levels_are_left_alone(nodes: str, why: str, tmp_path: Path) -> None:
+    loaded = written(tmp_path, nodes.replace("MAP", "linear").replace("MIX", "linear"))
+    assert fires(loaded, "levels") == [], why
+
+
+LEVEL = st.tuples(
+    st.sampled_from(["linear", "conv", "none"]),
+    st.sampled_from(["none", "linear", "nearest", "corners"]),
+    st.integers(1, 5),
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    levels=st.lists(LEVEL, min_size=2, max_size=4),
+    mix=st.sampled_from(["linear, bias: false", "conv, kernel: 1", "conv, kernel: 1, norm: batch, act: relu"]),
+    turned=st.booleans(),
+    seed=st.integers(0, 9),
+)
+def test_random_heads(
+    levels: list[tuple[str, str, int]], mix: str, turned: bool, seed: int, tmp_path_factory: Any
+) -> None:
+    """Branches of any kind and resolution, joined in either order."""
+    lines = []
+    for k, (kind, resize, width) in enumerate(levels):
+        stride = 1 if resize == "none" else 2
+        mode = {"nearest": ", mode: nearest", "corners": ", align_corners: true"}.get(resize, "")
+        lines.append(f"low{k}: {{use: conv, from: image, out: {width + 1}, stride: {stride}, act: gelu}}")
+        if kind != "none":
+            lines.append(f"side{k}: {{use: {kind}, out: {width}{', kernel: 1' if kind == 'conv' else ''}}}")
+        like = f", from: {{x: {f'side{k}' if kind != 'none' else f'low{k}'}, like: image}}" if k % 2 else ", scale: 2"
+        lines.append(f"up{k}: {{use: resize{like}{mode}}}" if resize != "none" else f"up{k}: {{when: false}}")
+    names = ", ".join(f"up{k}" for k in range(len(levels)))
+    lines.append(f"join: {{use: fuse.concat, from: [{names}], order: {'skip x' if turned else 'x skip'}}}")
+    lines.append(f"y: {{use: {mix}, out: 7}}")
+    torch.manual_seed(seed)
+    checked(written(tmp_path_factory.mktemp("head"), "\n".join(lines)))
+
+
+@pytest.mark.parametrize(
+    ("conv", "folds"),
+    [
+        ("conv, out: 6", True),
+        ("conv, out: 6, bias: false, groups: 3", True),
+        ("conv, out: 6, transposed: true, stride: 2", True),
+        ("conv, out: 6, transposed: true, stride: 2, groups: 3", True),
+        ("conv, out: 6, standardize: biased", True),
+        ("linear, out: 6", True),
+        ("tokenizer.patch, dim: 6, patch: 4, kernel: 7, padding: half", True),
+        ("tokenizer.patch, dim: 6, patch: 4", False),  # a hook refuses what is left over
+    ],
+)
+@pytest.mark.parametrize("frozen", [False, True])
+def test_norms_are_folded_into_what_is_linear(conv: str, folds: bool, frozen: bool, tmp_path: Path) -> None:
+    norm = f"{{use: norm.batch, frozen: {str(frozen).lower()}}}"
+    loaded = written(tmp_path, f"a: {{use: {conv}}}\nn: {norm}\ny: act.relu")
+    assert fires(loaded, "norms") == (["a"] if folds else [])
+
+
+def test_a_norm_stays_where_the_map_before_it_is_read_too(tmp_path: Path) -> None:
+    assert fires(written(tmp_path, "a: {use: conv}\nn: norm.batch\ny: {use: fuse.add, from: [n, a]}"), "norms") == []
+
+
+def test_in_place_only_over_memory_that_nobody_reads_again(tmp_path: Path) -> None:
+    one = "a: {use: conv}\nb: act.relu\ny: {use: conv}"
+    assert fires(written(tmp_path, one), "in_place") == ["b"]
+    assert fires(written(tmp_path, one.replace("y: {use: conv}", "y: {use: fuse.add, from: [a, b]}")), "in_place") == []
+    assert fires(written(tmp_path, "a: act.relu\ny: {use: conv}"), "in_place") == []  # the image is the user's
+    assert fires(written(tmp_path, "a: {use: dropout}\nb: act.relu\ny: {use: conv}"), "in_place") == []
+    assert fires(written(tmp_path, "a: {use: conv}\ny: act.relu"), "in_place") == ["y"]
+    network = written(tmp_path, "a: act.relu\ny: {use: conv}").build().eval()
+    x = torch.randn(1, 3, 16, 16)
+    before = x.clone()
+    with torch.no_grad():
+        network(x)
+    assert torch.equal(x, before)
+
+
+def test_products_are_for_voxels(tmp_path: Path) -> None:
+    volume = "{type: B 3 D H W, size: [8, 8, 8]}"
+    nodes = "a: {use: conv, kernel: 1, out: 4, norm: batch}\nb: {use: conv}\ny: {use: conv, kernel: 1, bias: false}"
+    assert fires(written(tmp_path, nodes, volume), "products") == ["a", "y"]
+    assert fires(written(tmp_path, nodes), "products") == []
+
+
+def test_a_code_is_kept_for_few_shapes_and_an_output_is_the_users(tmp_path: Path) -> None:
+    nodes = "a: {use: conv, out: 8}\ncode: position.sine\ny: {use: fuse.add, from: [a, code]}"
+    loaded = written(tmp_path, nodes)
+    assert fires(loaded, "constants") == ["code"]
+    both = written(tmp_path, nodes, output="y, code: code")
+    assert fires(both, "constants") == []
+    network, plain = loaded.build().eval(), loaded.build(without="all").eval()
+    plain.load_state_dict(network.state_dict())
+    with torch.no_grad():
+        for n in (16, 8, 12, 16, 20, 24, 28, 16):
+            x = torch.randn(2, 3, n, n)
+            assert difference(network(x), plain(x)) <= 1e-5
+    (code,) = (s for s in network._evaluated() if isinstance(s.kept[2], dict))
+    assert 1 <= len(code.kept[2]) <= 4
+
+
+SPOILS = """
+import composer
+
+
+def spoil(x, y):
+    return y.mul_(2).add_(x)
+
+
+class Spoils(composer.Block):
+    name = "spoils"
+    layout = "any"
+    weightless = True
+
+    def infer(self, rule, x, y):
+        return x
+
+    def build(self):
+        return spoil
+"""
+
+
+def test_a_constant_that_somebody_wrote_into_is_made_anew(tmp_path: Path) -> None:
+    (tmp_path / "spoiling.py").write_text(SPOILS)
+    path = written(tmp_path, "a: {use: conv, out: 8}\ncode: position.sine\ny: {use: fuse.add, from: [a, code]}").path
+    Path(path).write_text(Path(path).read_text().replace("fuse.add, from: [a, code]", "spoils, from: {x: a, y: code}"))
+    network = composer.load(path, composer.Registry.discover([tmp_path / "spoiling.py"])).build().eval()
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            first, second = (network(torch.ones(1, 3, 16, 16)).clone() for _ in range(2))
+        assert torch.equal(first, second)
+    assert kept(network) == 1
+
+
+def test_the_head_of_segformer_holds_no_concatenation() -> None:
+    """FLOPs and memory at the published size, counted and not run."""
+    ours, plain = (composer.load("segformer:b2").cost(without=w) for w in ((), "all"))
+    assert ours.flops < 0.4 * plain.flops
+    assert ours.peak.bytes < 0.6 * plain.peak.bytes
+    assert ours.parameters == plain.parameters
+    assert {r.address for r in ours.rows if r.flops} >= {"mix", "head"}
+    assert not [r for r in ours.rows if r.flops and r.address.startswith("side.")]
+
+
+@pytest.mark.parametrize("name", ["attention_unet", "segformer", "transunet"])
+def test_the_cost_at_evaluation_is_that_of_what_runs(name: str) -> None:
+    tiny = TINY[name]
+    loaded = composer.load(name, size=tiny["sizes"][0], **tiny["params"])
+    found, network = loaded.cost(), loaded.build().eval()
+    x = torch.zeros(*next(iter(found.shapes.values())))
+    derived, on_meta = network.prepare(), loaded.build("meta").eval()
+    on_meta.prepare()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        on_meta(x.to("meta"))  # where attention is counted
+    assert found.flops == counter.get_total_flops()
+    with storages.Tracker([*network.parameters(), *network.buffers(), *derived, x]) as tracker, torch.no_grad():
+        network(x)
+    assert abs(found.peak.bytes - tracker.peak) <= 0.01 * tracker.peak
+    weights = {t.untyped_storage().data_ptr() for t in network.parameters()}
+    own = {t.untyped_storage().data_ptr(): t.nbytes for t in derived}
+    assert found.peak.parts["prepared"] == sum(n for place, n in own.items() if place not in weights) > 0
+
+
+# --- which passes run -------------------------------------------------------------------------------------------------
+
+
+def test_a_pass_is_left_out_by_name() -> None:
+    loaded = composer.load("attention_unet")
+    all_ = {name for name, _ in fired(loaded.optimized())}
+    assert all_ == {"levels", "norms", "products", "in_place"}
+    for name in all_:
+        assert {n for n, _ in fired(loaded.optimized(name))} == all_ - {name}
+    assert loaded.optimized("all").evaluation is None
+    assert not loaded.build("meta", without=PREPARING)._prepared
+
+
+def test_an_unknown_pass_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(composer.BlueprintError, match=r"BP105.*no pass `norm`; did you mean `norms`"):
+        composer.load("unet").build("meta", without="norm")
+    assert run(["show", "unet", "--passes", "--without", "norm"]) == 1
+    assert "there are dead, levels" in capsys.readouterr().err
+
+
+def test_passes_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["show", "segformer", "--passes"]) == 0
+    out = capsys.readouterr().out
+    assert "segformer: 2 of 7 passes fire" in out
+    assert "mix.act" in out
+    assert run(["show", "segformer", "--passes", "--without", "levels", "--json"]) == 0
+    said = {p["pass"]: p for p in json.loads(capsys.readouterr().out)["passes"]}
+    assert list(said) == [p.name for p in SHIPPED]
+    assert (said["levels"]["on"], said["levels"]["at"]) == (False, [])
+    assert said["norms"]["at"] == ["mix"]
+    assert all(p["summary"].endswith(".") for p in said.values())
+
+
+def test_the_cost_of_a_network_without_a_pass(capsys: pytest.CaptureFixture[str]) -> None:
+    def flops(*words: str) -> int:
+        assert run(["cost", "segformer", "--json", *words]) == 0
+        return sum(r["flops"] for r in json.loads(capsys.readouterr().out)["rows"])
+
+    assert flops("--without", "levels") == flops("--without", "all") > flops()
+
+
+def test_a_pass_of_a_plugin_runs_before_what_is_prepared() -> None:
+    """It may rewrite the steps, and what is prepared afterwards follows it; or it may prepare steps itself."""
+
+    def without_acts(program: Program) -> Program:
+        acts = {s.outputs[0]: s.reads[0] for s in program.steps if s.block.name == "act.relu"}
+
+        def renamed(step: Any) -> Any:
+            return replace(step, inputs=tuple((p, acts.get(v, v) if isinstance(v, int) else v) for p, v in step.inputs))
+
+        return replace(program, steps=tuple(renamed(s) for s in program.steps if s.outputs[0] not in acts))
+
+    seen: list[int] = []
+
+    def counts(program: Program) -> Program:
+        seen.append(len(program.evaluation or ()))
+        return program
+
+    registry = replace(REGISTRY, passes=(Pass("late", counts, prepares=True), Pass("no_acts", without_acts)))
+    loaded = composer.load("unet", registry, **UNET)
+    assert {name for name, _ in fired(loaded.optimized())} == {"norms"}
+    assert len(seen) > 0
+    assert seen[-1] > 0
+    assert "act.relu" in {getattr(s, "block", s).name for s in loaded.optimized("no_acts").steps}
+    assert "act.relu" not in {s.block.name for s in loaded.optimized().steps}
+    assert same(loaded.build().eval(), X)

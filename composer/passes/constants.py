@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from composer.inference import Program, Step
+from composer.inference import Program, Step, is_move
 from composer.prepared import Flow, Kernel, Prepared, traits_of
 
 NAME = "constants"
@@ -21,7 +21,7 @@ def keep_constants(program: Program) -> Program:
     flow = Flow(program)
     for step in flow:
         constant = traits_of(step).constant
-        if not constant or not isinstance(step, Step) or flow.outputs & set(step.outputs):
+        if not constant or not isinstance(step, Step) or _gets_out(flow, step.outputs[0]):
             continue
         if constant == "weights" and not flow.makers.keys() & set(step.reads):
             required = tuple(p for p, _ in step.inputs if p in step.block.required)
@@ -30,6 +30,18 @@ def keep_constants(program: Program) -> Program:
         elif constant == "shape" and len(step.reads) == 1:
             flow.put(Prepared(step.address, (NAME,), (step,), step.reads, _of_shape))
     return flow.done()
+
+
+def _gets_out(flow: Flow, value: int) -> bool:
+    """Whether a value is an output, perhaps seen through steps that may hand on what they are given."""
+    onward = (s for s in flow.readers.get(value, ()) if isinstance(s, Step) and _hands_on(s))
+    return value in flow.outputs or any(_gets_out(flow, i) for s in onward for i in s.outputs)
+
+
+def _hands_on(step: Step) -> bool:
+    """Such as a change of layout, which is a view, and dropout."""
+    fresh = traits_of(step).fresh or traits_of(step).linear or traits_of(step).scales
+    return is_move(step.address) or (step.block.weightless and len(step.reads) == 1 and not fresh)
 
 
 def _of_weights(required: int, named: tuple[str, ...]) -> Kernel:
