@@ -64,7 +64,7 @@ class Evaluated:
             return False
         kept = self.kept
         if kept is None or marks != kept[1] or len(tensors) != len(kept[0]) or not all(map(is_, tensors, kept[0])):
-            with torch.inference_mode(False), torch.no_grad():
+            with torch.inference_mode(False), torch.no_grad():  # a tensor of inference mode could not be used elsewhere
                 derived = self.kernel.prepare([home[name] for home, name in self.homes])
             self.kept = (tensors, marks, derived)
         return True

@@ -382,6 +382,19 @@ def test_transformations_of_torch_func() -> None:
         assert difference(stacked[0], wanted) <= 1e-5
 
 
+@pytest.mark.parametrize("name", ["segformer", "attention_unet"])
+def test_autocast(name: str) -> None:
+    """What is prepared outside of autocast or inside serves both."""
+    ours, plain = (copy.deepcopy(n).eval() for n in pair(next(k for k, c in enumerate(CASES) if c[0] == name)))
+    values = inputs_of(ours)
+    with torch.no_grad():
+        for first in (True, False):
+            with torch.autocast("cpu", torch.bfloat16, enabled=first):
+                assert difference(ours.eval()(*values).float(), plain(*values).float()) <= (0.05 if first else 1e-5)
+            with torch.autocast("cpu", torch.bfloat16, enabled=not first):
+                assert difference(ours(*values).float(), plain(*values).float()) <= (1e-5 if first else 0.05)
+
+
 def test_inference_mode_and_then_gradients() -> None:
     network = unet()
     with torch.inference_mode():

@@ -4,9 +4,10 @@
              x1 -> project -> resize ->                                             x1 -> A1 -> resize ->
 
 A map of channels and an interpolation commute, and the interpolation of a constant is the constant; so
-norm(mix(concat(resize(project(x))))) = Σ resize(A·x) + c. It is done where it saves multiplications: at the published
-size SegFormer-b2 multiplies an eighth as much in its head, and never holds the 3072 channels of the concatenation.
-Evaluation only: the matrices are derived from the weights.
+norm(mix(concat(resize(project(x))))) = Σ resize(A·x) + c. It is done where it saves multiplications: SegFormer-b2 on
+512 × 512 pixels multiplies 1.56 G times up to its norm, not 40.2 G, and never holds the 3072 channels side by side.
+Products and sums have the channels last: their resize was the faster one. Evaluation only: the matrices are derived
+from the weights.
 """
 
 from __future__ import annotations
