@@ -548,6 +548,13 @@ _PLUGINS = (
         failed on these shapes. The message names the node; tell the author of the block. Building and running the
         network are not touched by it.""",
     ),
+    Code(
+        "BP606",
+        "a block whose traits its module does not keep",
+        """A block promises in `traits()` what passes may rely on, such as that it is a linear map with a `weight`. At
+        evaluation a pass took it at its word, and its module has no such thing. The message names the node and the
+        pass; leave the pass out (`--without`, `build(without=…)`), and tell the author of the block.""",
+    ),
 )
 
 _WEIGHTS = (

@@ -20,7 +20,8 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.modules import module as modules_of_torch
 from torch.utils.module_tracker import ModuleTracker
 
-from composer.prepared import Kernel
+from composer.diagnostics import Diagnostic, PluginError
+from composer.prepared import Prepared
 
 Home = tuple[Mapping[str, Any], str]
 _WITH_ADDRESS = (Tensor, nn.Parameter)
@@ -29,17 +30,15 @@ _WITH_ADDRESS = (Tensor, nn.Parameter)
 class Evaluated:
     """The callable of a prepared step: `values` of the kernel come first, then those that only the parts need.
 
-    kernel   what it computes
+    step     what it stands for and how
     homes    where the modules of the parts are found
     guards   where the modules are found that must be as they were built, besides
-    takes    how many of the values the kernel takes
     plain    the parts on all values
     """
 
-    def __init__(
-        self, kernel: Kernel, homes: Sequence[Home], guards: Sequence[Home], takes: int, plain: Callable[..., Any]
-    ):
-        self.kernel, self.homes, self.takes, self.plain = kernel, list(homes), takes, plain
+    def __init__(self, step: Prepared, homes: Sequence[Home], guards: Sequence[Home], plain: Callable[..., Any]):
+        self.address, self.by, self.takes = step.address, step.by, len(step.inputs)
+        self.kernel, self.homes, self.plain = step.kernel(), list(homes), plain
         self.watched = [(home, name, type(home[name])) for home, name in homes if isinstance(home[name], nn.Module)]
         self.guarded = [(home, name, type(home[name])) for home, name in guards if isinstance(home[name], nn.Module)]
         self.kept: tuple[list[Tensor], list[Any], Any] | None = None
@@ -64,10 +63,18 @@ class Evaluated:
             return False
         kept = self.kept
         if kept is None or marks != kept[1] or len(tensors) != len(kept[0]) or not all(map(is_, tensors, kept[0])):
-            with torch.inference_mode(False), torch.no_grad():  # a tensor of inference mode could not be used elsewhere
-                derived = self.kernel.prepare([home[name] for home, name in self.homes])
-            self.kept = (tensors, marks, derived)
+            self.kept = (tensors, marks, self._derived())
         return True
+
+    def _derived(self) -> Any:
+        modules = [home[name] for home, name in self.homes]
+        try:
+            with torch.inference_mode(False), torch.no_grad():  # a tensor of inference mode is of no use elsewhere
+                return self.kernel.prepare(modules)
+        except Exception as fault:
+            text = f"`{self.address}` does not keep its traits: {type(fault).__name__}: {fault}"
+            help = (f"leave the pass out: `--without {self.by[0]}`, in Python `build(without={self.by[0]!r})`",)
+            raise PluginError(Diagnostic("BP606", text, notes=(f"the pass `{self.by[0]}`",), help=help)) from fault
 
     @staticmethod
     def _as_built(watched: Sequence[tuple[Mapping[str, Any], str, Any]]) -> bool:

@@ -316,7 +316,7 @@ def _prepared(step: Prepared, built: Mapping[str, Home]) -> Home:
     """The callable of a prepared step."""
     homes, guards = ([built[s.module] for s in steps] for steps in (step.parts, step.guards))
     plain = _Parts(_calls(step.parts, built, step.outputs), step.reads, step.outputs[0])
-    return {"": Evaluated(step.kernel(), homes, guards, len(step.inputs), plain)}, ""
+    return {"": Evaluated(step, homes, guards, plain)}, ""
 
 
 class _Parts:

@@ -626,6 +626,40 @@ def test_the_cost_at_evaluation_is_that_of_what_runs(name: str) -> None:
     assert found.peak.parts["prepared"] == sum(n for place, n in own.items() if place not in weights) > 0
 
 
+LIES = """
+import composer
+
+
+def same(x):
+    return x
+
+
+class Lies(composer.Block):
+    name = "lies"
+
+    def infer(self, rule, x):
+        return x
+
+    def traits(self):
+        return composer.Traits(linear="cells")
+
+    def build(self):
+        return same
+"""
+
+
+def test_a_promise_that_is_not_kept_is_the_plugins_fault(tmp_path: Path) -> None:
+    (tmp_path / "lies.py").write_text(LIES)
+    path = written(tmp_path, "a: {use: conv}\ny: norm.batch").path
+    Path(path).write_text(Path(path).read_text().replace("{use: conv}", "{use: lies}"))
+    loaded = composer.load(path, composer.Registry.discover([tmp_path / "lies.py"]))
+    x = torch.zeros(1, 3, 16, 16)
+    with torch.no_grad(), pytest.raises(composer.PluginError, match=r"BP606.*`a` does not keep its traits(.|\n)*norms"):
+        loaded.build().eval()(x)
+    with torch.no_grad():
+        assert loaded.build(without="norms").eval()(x).shape == x.shape
+
+
 # --- which passes run -------------------------------------------------------------------------------------------------
 
 
