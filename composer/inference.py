@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from itertools import combinations
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
@@ -25,6 +25,9 @@ from composer.liveness import ids_of, needed
 from composer.origins import with_origins
 from composer.sizes import Constraint, violations
 from composer.types import AXES, UNKNOWN, Layout, Type, map_, vector
+
+if TYPE_CHECKING:
+    from composer.prepared import AnyStep
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,8 @@ class Program:
     types: Mapping[str, Any] = field(default_factory=dict, repr=False)
     alternatives: Mapping[frozenset[str], Program] = field(default_factory=dict, repr=False)
     """The same network where optional inputs are given, by the names of these; above, none of them is."""
+    evaluation: tuple[AnyStep, ...] | None = field(default=None, repr=False)
+    """What runs at evaluation where no gradients are recorded, if passes made it differ from `steps`."""
 
 
 @dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import prod
 from typing import Any, ClassVar, Literal
 
-from composer import Block, Number, Positive, Rule, Scope, Type, Value
+from composer import Block, Number, Positive, Rule, Scope, Traits, Type, Value
 from composer_blocks.parts import Part
 
 
@@ -108,6 +108,9 @@ class RelativePosition(Block):
             )
         return x.with_(grid=(prod(_cells(x)),) * 2)
 
+    def traits(self) -> Traits:
+        return Traits(constant="weights")
+
     def build(self, x: Type, full: Type | None) -> Any:
         from composer_blocks.modules.positions import Relative
 
@@ -154,6 +157,9 @@ class SinePosition(Block):
                     rule.equal(a, b, text)
         return x
 
+    def traits(self) -> Traits:
+        return Traits(constant="" if self.add else "shape")
+
     def build(self, x: Type, rank: int) -> Any:
         from composer_blocks.modules.positions import Sine
 
@@ -180,6 +186,9 @@ class RotaryPosition(Block):
         text = f"a head needs an even number of channels, at least {least}: a pair for each axis, not {x.channels}"
         rule.need(x.channels % 2 == 0 and x.channels >= least, text, "BP401")
         return x.with_(channels=x.channels // 2)
+
+    def traits(self) -> Traits:
+        return Traits(constant="shape")
 
     def build(self, x: Type, rank: int) -> Any:
         from composer_blocks.modules.rotation import Angles
