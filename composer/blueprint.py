@@ -60,6 +60,9 @@ PARAM_TYPES: Mapping[str, tuple[type, ...]] = {
     "any": (object,),
     "block": (object,),
 }
+PRESET_KEYS = ("edit", "outputs", "init", "weights")
+"""What a preset may say beside the values of parameters."""
+
 EDITS = ("set", "replace", "wrap", "insert_after", "remove", "add")
 
 
@@ -310,13 +313,14 @@ class _Layers:
             raise BlueprintError(
                 Diagnostic("BP201", f"the preset `{preset}` must be a mapping", span_of(self.presets, preset))
             )
-        values = {k: (v, span_of(chosen, k)) for k, v in chosen.items() if k not in ("edit", "weights", "init")}
+        values = {k: (v, span_of(chosen, k)) for k, v in chosen.items() if k not in PRESET_KEYS}
         self._check_known(values, f"the preset `{preset}` sets")
         rules = _rules(chosen.get("weights"))
         return replace(
             self,
             given={**self.given, **values},
             edits=self.edits + _edits(chosen.get("edit"), f"{self.path}:{preset}"),
+            outputs=joined(self.outputs, _more_outputs(chosen, preset)),
             init=tuple(chosen.get("init") or ()) + self.init,
             weights={s: rules.get(s, ()) + self.weights.get(s, ()) for s in {**rules, **self.weights}},
         )
@@ -464,7 +468,7 @@ def _unread(blueprint: Blueprint, layers: _Layers) -> Iterator[Diagnostic]:
 def _names_used(layers: _Layers) -> set[str]:
     texts: list[Any] = [layers.inputs, layers.graph, layers.outputs, list(layers.init)]
     texts += [e.change for e in layers.edits]
-    texts += [p.get("edit") for p in layers.presets.values() if isinstance(p, dict)]
+    texts += [p.get(k) for p in layers.presets.values() if isinstance(p, dict) for k in ("edit", "outputs")]
     texts += [[v for v, _ in layers.params.values()], [v for v, _ in layers.given.values()]]
     return expressions.names_in(texts) | {n for text in _strings(texts) for n in _type_names(text)}
 
@@ -573,6 +577,15 @@ def _edit(item: Any, span: Span | None, layer: str) -> Edit:
         raise BlueprintError(Diagnostic("BP201", text, span_of(item, action) or span, help=help))
     at = item.get("at", [])
     return Edit(tuple(map(str, at if isinstance(at, list) else [at])), action, item[action], span, layer=layer)
+
+
+def _more_outputs(preset: Map, name: str) -> Map:
+    """The outputs that a preset has beside the others."""
+    outputs = preset.get("outputs") or Map()
+    if not isinstance(outputs, Map):
+        text = f"`outputs` of the preset `{name}` must be a mapping from names to references"
+        raise BlueprintError(Diagnostic("BP201", text, span_of(preset, "outputs")))
+    return outputs
 
 
 def _rules(weights: Any) -> dict[str, tuple[Any, ...]]:

@@ -88,6 +88,42 @@ def test_learned_positions_equal_transformers(name: str, options: dict[str, Any]
     torch.testing.assert_close(y["boxes"], z.pred_boxes, atol=2e-5, rtol=2e-5)
 
 
+TWO_STAGE = {
+    "small": SMALL,
+    "other": OTHER | dict(queries=11),
+    "single": SINGLE | dict(size=[96, 64], classes=3, queries=4),
+    "crowded": SMALL | dict(size=[64, 64], queries=80),
+    "six scales": SMALL | dict(extra=3, size=[72, 40], queries=20, decoder_layers=1, dim=64),
+}
+"""`crowded` keeps nearly all of 85 proposals; the boxes of a sixth scale are larger than the image."""
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("case", TWO_STAGE)
+def test_two_stages_equal_transformers(case: str, masked: bool) -> None:
+    """Proposals, predictions of every layer, and the gradient of the image."""
+    options = TWO_STAGE[case]
+    theirs = reference(options, True, two_stage=True, two_stage_num_proposals=options["queries"])
+    network = ours("deformable_detr:two_stage", options, theirs)
+    image, mask = batch(options, masked)
+    results = []
+    for run in (theirs, network):
+        x = image.clone().requires_grad_()
+        if run is theirs:
+            y = theirs(pixel_values=x, **({} if mask is None else {"pixel_mask": mask[:, 0].long()}))
+            flat = [y.enc_outputs_class, y.enc_outputs_coord_logits.sigmoid(), y.logits, y.pred_boxes]
+            flat += aux_of(theirs, y)
+            assert bool(y.enc_outputs_coord_logits.isinf().any()) == (masked or case == "six scales")
+        else:
+            y = network(x) if mask is None else network(x, mask)
+            flat = [t for o in (y["proposals"], y, *y["aux"]) for t in (o["logits"], o["boxes"])]
+        (gradient,) = torch.autograd.grad(sum((t * (k + 1) * t.cos()).sum() for k, t in enumerate(flat)), x)
+        results.append([*flat, gradient])
+    assert len(results[0]) == len(results[1])
+    for wanted, found in zip(*results, strict=True):
+        torch.testing.assert_close(found, wanted, atol=2e-5, rtol=2e-5)
+
+
 def aux_of(network: DeformableDetrForObjectDetection, y: Any) -> list[torch.Tensor]:
     """What the heads say of the layers before the last; the box of a layer is relative to what entered it."""
     found: list[torch.Tensor] = []
@@ -101,7 +137,9 @@ def aux_of(network: DeformableDetrForObjectDetection, y: Any) -> list[torch.Tens
     return found
 
 
-COUNTS = {"": 40_069_665, ":refine": 40_732_725, ":refine_original": 40_732_725 + 5 * 23_387}
+COUNTS = {
+    "": 40_069_665, ":refine": 40_732_725, ":refine_original": 40_732_725 + 5 * 23_387, ":two_stage": 41_181_529
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("preset", COUNTS)

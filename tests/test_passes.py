@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import storages
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -28,6 +27,7 @@ from composer.module import Network
 from composer.passes import SHIPPED, Pass
 from composer.prepared import fired
 from composer.swaps import swaps_of
+from composer.testing import storages
 
 REGISTRY = composer.Registry.discover()
 TINY = swaps_of(REGISTRY)["tiny"]
@@ -566,6 +566,7 @@ def test_a_code_is_kept_for_few_shapes_and_an_output_is_the_users(tmp_path: Path
 
 SPOILS = """
 import composer
+from composer.testing import storages
 
 
 def spoil(x, y):
@@ -628,6 +629,7 @@ def test_the_cost_at_evaluation_is_that_of_what_runs(name: str) -> None:
 
 LIES = """
 import composer
+from composer.testing import storages
 
 
 def same(x):
