@@ -42,6 +42,7 @@ TINY: dict[str, dict[str, Any]] = {
     "resnet": dict(depths=[1, 2, 1, 1]),
     "detr": dict(size=[64, 64], depths=[1, 1, 1, 1], layers=1),
     "deformable_detr": dict(size=[128, 128], depths=[1, 1, 1, 1], layers=1),
+    "deformable_detr:two_stage": dict(size=[128, 128], depths=[1, 1, 1, 1], layers=1, queries=100),
     "transformer": dict(encoder_layers=1, decoder_layers=1),
 }
 

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import DeformableDetrConfig, DeformableDetrForObjectDetection, ResNetConfig
 
 import composer
-from composer.weights import convert
+from composer.weights import convert, export
 
 SMALL = dict(
     classes=5, size=[64, 96], depths=[1, 2, 1, 1], stem=8, widths=[8, 16, 24, 32], dim=32, queries=7, layers=2,
@@ -196,6 +196,44 @@ def test_the_original_names_are_known() -> None:
     tensors, _ = convert(official, blueprint.weights["official"], state)
     assert {*keys.values(), "queries.token", "target.token"} == set(tensors)
     assert all(torch.equal(tensors[a], state[a]) for a in tensors)
+
+
+@pytest.mark.parametrize("options", [SMALL, OTHER | dict(queries=11)], ids=["small", "other"])
+def test_a_checkpoint_of_two_stages_goes_there_and_back(options: dict[str, Any]) -> None:
+    theirs = reference(options, True, two_stage=True, two_stage_num_proposals=options["queries"])
+    blueprint = composer.load("deformable_detr:two_stage", **options)
+    state = blueprint.build(device="meta").state_dict()
+    official = dict(theirs.state_dict())
+    tensors, plan = convert(official, blueprint.weights["transformers"], state)
+    assert plan.complete, plan
+    again = export(tensors, blueprint.weights["transformers"], {k: t.shape for k, t in official.items()})
+    assert set(again) == set(plan.moves) == set(official) - set(plan.dropped)
+    assert all(torch.equal(again[k], official[k]) for k in again)
+    twins = {k.removeprefix("model.decoder.") for k in plan.dropped if not k.endswith("num_batches_tracked")}
+    assert twins == {k for k in official if k.startswith(("class_embed.", "bbox_embed."))}
+
+
+def test_the_original_names_of_two_stages_are_known() -> None:
+    """Of the heads of the original, one more than layers, the last is that of the proposals."""
+    blueprint = composer.load("deformable_detr:two_stage", **SMALL)
+    state = blueprint.build().state_dict()
+    keys = {
+        "transformer.enc_output.weight": "proposals.linear.weight",
+        "transformer.enc_output_norm.bias": "proposals.norm.bias",
+        "transformer.pos_trans.weight": "proposals.mix.weight",
+        "transformer.pos_trans_norm.weight": "proposals.mixed.weight",
+        "class_embed.0.weight": "decoder.0.classify.weight",
+        "class_embed.2.bias": "decoder.2.classify.bias",
+        "class_embed.3.bias": "proposals.classify.bias",
+        "bbox_embed.2.layers.2.weight": "decoder.2.boxes.mlp.fc3.weight",
+        "bbox_embed.3.layers.0.weight": "proposals.box.mlp.fc1.weight",
+    }
+    official = {key: state[address] for key, address in keys.items()}
+    twins = {f"transformer.decoder.{k}": t for k, t in official.items() if "_embed." in k}
+    tensors, plan = convert(official | twins, blueprint.weights["official"], state)
+    assert set(tensors) == set(keys.values())
+    assert all(torch.equal(tensors[a], state[a]) for a in tensors)
+    assert set(plan.dropped) == set(twins)
 
 
 def test_dropout_is_where_the_paper_has_it() -> None:

@@ -34,13 +34,14 @@ class Join(nn.Module):
 
 
 class CellBoxes(nn.Module):
-    """Maps [(B, *grid, C)], masks [(B, *grid, 1)] -> `boxes` (B, N, 2·rank) and `inside` (B, N, 1)."""
+    """Maps [(B, *grid, C)], masks [(B, *grid, 1)] -> `boxes` (B, N, 2·rank) and `inside` (B, N, 1), both constants."""
 
     def __init__(self, rank: int, size: float):
         super().__init__()
         self.centres, self.size = Centres(rank, "xyz"), size
 
     def forward(self, x: list[Tensor], mask: list[Tensor] | None = None) -> dict[str, Tensor]:
+        mask = None if mask is None else [m.detach() for m in mask]
         centres = self.centres(x, mask)
         size = torch.cat([m.new_full((m[0, ..., 0].numel(), 1), self.size * 2**k) for k, m in enumerate(x)])
         boxes = torch.cat([centres, size.to(centres.dtype).expand_as(centres)], -1)
