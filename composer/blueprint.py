@@ -308,7 +308,7 @@ class _Layers:
     def with_preset(self, preset: str) -> _Layers:
         if preset not in self.presets:
             raise BlueprintError(self._no_preset(preset))
-        chosen = self.presets[preset] or Map()
+        chosen: Any = self.presets[preset] or Map()
         if not isinstance(chosen, dict):
             raise BlueprintError(
                 Diagnostic("BP201", f"the preset `{preset}` must be a mapping", span_of(self.presets, preset))
