@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo test slow lint fuzz scaling bench parity sizes cost clean
+.PHONY: demo test slow lint fuzz scaling bench parity sizes hybrids clean
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -41,6 +41,7 @@ scaling: .venv/ready
 bench: .venv/ready
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/cost.py
+	$(BIN)/python benchmarks/passes.py
 
 # Every published network beside the output that its official code computed.
 parity: .venv/ready
@@ -49,6 +50,10 @@ parity: .venv/ready
 # Every blueprint and preset at the sizes 1..300 of each axis: what its rules say, and whether it runs.
 sizes: .venv/ready
 	$(BIN)/python benchmarks/sizes.py $(SIZES)
+
+# Lines and losses of the shipped hybrids.
+hybrids: .venv/ready
+	$(BIN)/python benchmarks/hybrids.py
 
 clean:
 	rm -rf .venv demo build dist

@@ -33,6 +33,7 @@ from composer.inference import Program as Program
 from composer.passes import Pass as Pass
 from composer.registry import Registry as Registry
 from composer.replacements import Replacement as Replacement
+from composer.traits import Traits as Traits
 from composer.types import Type as Type
 from composer.types import map_ as map_
 from composer.types import queries as queries

@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from composer import notation
 from composer.dims import Size
+from composer.traits import Traits
 from composer.types import Type
 
 RESERVED = frozenset(
@@ -241,6 +242,10 @@ class Block(BaseModel):
             axes |= notation.bind(self.signature, rule, types)
         names = inspect.signature(self.build).parameters
         return {n: axes.get(n) if n != "rank" else rule.rank for n in names}
+
+    def traits(self) -> Traits:
+        """What passes may rely on; see `composer.traits`. Nothing, unless a block says so."""
+        return Traits()
 
     def build(self, *args: Any, **wanted: Any) -> Any:
         """The module, or for a block without parameters any picklable callable."""

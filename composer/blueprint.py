@@ -7,7 +7,7 @@ and the parameters are typed and computed.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,9 @@ PARAM_TYPES: Mapping[str, tuple[type, ...]] = {
     "any": (object,),
     "block": (object,),
 }
+PRESET_KEYS = ("edit", "outputs", "init", "weights")
+"""What a preset may say beside the values of parameters."""
+
 EDITS = ("set", "replace", "wrap", "insert_after", "remove", "add")
 
 
@@ -122,6 +125,8 @@ class Blueprint:
     """Where each file of the chain says `extends`, the file that was asked for first."""
     lock: locks.Lock | None = field(default=None, repr=False, compare=False)
     """The lock that it was read from; it is compared with what is installed."""
+    unread: tuple[Diagnostic, ...] = field(default=(), repr=False, compare=False)
+    """Mistakes that stop nothing: parameters that nothing uses. They are said with those of the graph."""
 
     @property
     def values(self) -> dict[str, Any]:
@@ -303,24 +308,25 @@ class _Layers:
             files=self.files + child.files,
             requires={**self.requires, **child.requires},
             bases=(*filter(None, [span_of(child.top, "extends")]), *self.bases),
-            top=Map({**{k: v for k, v in self.top.items() if k in ("source", "summary")}, **child.top}),
+            top=joined(Map({k: v for k, v in self.top.items() if k in ("source", "summary")}), child.top),
         )
 
     def with_preset(self, preset: str) -> _Layers:
         if preset not in self.presets:
             raise BlueprintError(self._no_preset(preset))
-        chosen = self.presets[preset] or Map()
+        chosen: Any = self.presets[preset] or Map()
         if not isinstance(chosen, dict):
             raise BlueprintError(
                 Diagnostic("BP201", f"the preset `{preset}` must be a mapping", span_of(self.presets, preset))
             )
-        values = {k: (v, span_of(chosen, k)) for k, v in chosen.items() if k not in ("edit", "weights", "init")}
+        values = {k: (v, span_of(chosen, k)) for k, v in chosen.items() if k not in PRESET_KEYS}
         self._check_known(values, f"the preset `{preset}` sets")
         rules = _rules(chosen.get("weights"))
         return replace(
             self,
             given={**self.given, **values},
             edits=self.edits + _edits(chosen.get("edit"), f"{self.path}:{preset}"),
+            outputs=joined(self.outputs, _more_outputs(chosen, preset)),
             init=tuple(chosen.get("init") or ()) + self.init,
             weights={s: rules.get(s, ()) + self.weights.get(s, ()) for s in {**rules, **self.weights}},
         )
@@ -396,7 +402,7 @@ class _Layers:
             lock=self.lock,
         )
         _check_complete(blueprint, self)
-        return blueprint
+        return replace(blueprint, unread=tuple(_unread(blueprint, self)))
 
 
 def _requires(top: Map) -> dict[str, Span | None]:
@@ -463,25 +469,22 @@ def _check_complete(blueprint: Blueprint, layers: _Layers) -> None:
     for key in ("inputs", "graph", "outputs"):
         if not getattr(blueprint, key):
             raise BlueprintError(Diagnostic("BP101", f"the key `{key}` is missing", layers.top.span))
+
+
+def _unread(blueprint: Blueprint, layers: _Layers) -> Iterator[Diagnostic]:
+    """The parameters that nothing uses."""
     used = _names_used(layers)
-    unused = [p for n, p in blueprint.params.items() if n not in used]
-    if unused:
-        others = [n for n in blueprint.params if n in used]
-        raise BlueprintError(
-            Diagnostic(
-                "BP108",
-                f"nothing uses the parameter `{p.name}`{did_you_mean(p.name, others)}",
-                p.span,
-                help=("remove it",),
-            )
-            for p in unused
-        )
+    others = [n for n in blueprint.params if n in used]
+    for name, param in blueprint.params.items():
+        if name not in used:
+            text = f"nothing uses the parameter `{name}`{did_you_mean(name, others)}"
+            yield Diagnostic("BP108", text, param.span, help=("remove it",))
 
 
 def _names_used(layers: _Layers) -> set[str]:
     texts: list[Any] = [layers.inputs, layers.graph, layers.outputs, list(layers.init)]
     texts += [e.change for e in layers.edits]
-    texts += [p.get("edit") for p in layers.presets.values() if isinstance(p, dict)]
+    texts += [p.get(k) for p in layers.presets.values() if isinstance(p, dict) for k in ("edit", "outputs")]
     texts += [[v for v, _ in layers.params.values()], [v for v, _ in layers.given.values()]]
     return expressions.names_in(texts) | {n for text in _strings(texts) for n in _type_names(text)}
 
@@ -590,6 +593,15 @@ def _edit(item: Any, span: Span | None, layer: str) -> Edit:
         raise BlueprintError(Diagnostic("BP201", text, span_of(item, action) or span, help=help))
     at = item.get("at", [])
     return Edit(tuple(map(str, at if isinstance(at, list) else [at])), action, item[action], span, layer=layer)
+
+
+def _more_outputs(preset: Map, name: str) -> Map:
+    """The outputs that a preset has beside the others."""
+    outputs = preset.get("outputs") or Map()
+    if not isinstance(outputs, Map):
+        text = f"`outputs` of the preset `{name}` must be a mapping from names to references"
+        raise BlueprintError(Diagnostic("BP201", text, span_of(preset, "outputs")))
+    return outputs
 
 
 def _rules(weights: Any) -> dict[str, tuple[Any, ...]]:

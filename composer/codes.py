@@ -225,10 +225,10 @@ _NAMES = (
     ),
     Code(
         "BP105",
-        "an unknown blueprint, preset or parameter",
-        """A name given to a command, in `extends:`, in a preset or as `key=value` is not known. `composer list` shows
-        the blueprints and their presets, `composer show NAME` the parameters. A path must end in .yaml or contain a
-        slash.""",
+        "an unknown blueprint, preset, parameter or pass",
+        """A name given to a command, in `extends:`, in a preset, as `key=value` or to `--without` is not known.
+        `composer list` shows the blueprints and their presets, `composer show NAME` the parameters, and with `--passes`
+        the passes. A path must end in .yaml or contain a slash.""",
         _extending("""
             extends: vitt
             params: {classes: 2}
@@ -605,6 +605,19 @@ _PLUGINS = (
         """A warning that stops nothing: the plugin that brings a block has renamed it or one of its options, and the
         blueprint uses the old name. The network is the same. Write the new name, which the message gives, since a later
         version of the plugin may forget the old one.""",
+    ),
+    Code(
+        "BP610",
+        "a pass of a plugin failed",
+        """A plugin rewrites compiled networks, and its rewriting broke or gave something that is no program. The
+        blueprint is well. Build without that plugin (`COMPOSER_PLUGINS`, `--no-plugins`), and tell its author.""",
+    ),
+    Code(
+        "BP611",
+        "a block whose traits its module does not keep",
+        """A block promises in `traits()` what passes may rely on, such as that it is a linear map with a `weight`. At
+        evaluation a pass took it at its word, and its module has no such thing. The message names the node and the
+        pass; leave the pass out (`--without`, `build(without=…)`), and tell the author of the block.""",
     ),
     Code(
         "BP650",

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from composer import blueprint as stage
-from composer import sizes
+from composer import faults, sizes
 from composer.causes import Sizes, explain
 from composer.diagnostics import BlueprintError, ComposerError, Diagnostic, Span
 from composer.document import document
@@ -69,7 +69,7 @@ class Blueprint(stage.Blueprint):
     @classmethod
     def _made(cls, asked: Asked) -> Blueprint:
         try:
-            with uncollected():
+            with uncollected(), faults.named([Path(asked.source)], {"<text>": asked.text} if asked.text else {}):
                 loaded = asked.load()
         except BlueprintError as fault:
             raise BlueprintError(tried(fault.diagnostics, asked.again)) from None
@@ -102,11 +102,12 @@ class Blueprint(stage.Blueprint):
     def _inferred(self) -> Program:
         program, mistakes = self._attempted()
         if program is None or mistakes:
-            raise BlueprintError(mistakes)
+            raise faults.error(mistakes, self.registry)
         return program
 
     def _attempted(self) -> tuple[Program | None, list[Diagnostic]]:
-        program, mistakes = attempted(self, self.registry)
+        with faults.named(self.files):
+            program, mistakes = attempted(self, self.registry)
         return program, tried(mistakes, self.asked.again) if self.asked and mistakes else mistakes
 
     def attempt(self) -> tuple[Program | None, list[Diagnostic]]:
@@ -155,14 +156,16 @@ class Blueprint(stage.Blueprint):
         weights: str | os.PathLike[str] | None = None,
         *,
         checkpoint: str | Sequence[str] = (),
+        without: str | Sequence[str] = (),
         force: bool = False,
     ) -> Network:
         """The network: a plain `torch.nn.Module` whose `state_dict` keys are node addresses.
 
-        `checkpoint` names nodes that training computes again instead of keeping (`Network.checkpoint`). Weights that
-        do not fit into the memory of the device are refused before they are made (BP706), unless `force` is given.
+        `checkpoint` names nodes that training computes again instead of keeping (`Network.checkpoint`). `without` names
+        passes that are left out, or is `all`. Weights that do not fit into the memory of the device are refused before
+        they are made (BP706), unless `force` is given.
         """
-        program = self.optimized()
+        program = self.optimized(without)
         from composer.module import build  # torch, 2 s: nothing before this needs it
 
         if force:
@@ -178,9 +181,11 @@ class Blueprint(stage.Blueprint):
             load_into(network, load_file(Path(weights)), name=str(weights))
         return network.checkpoint(*_words(checkpoint)) if checkpoint else network
 
-    def optimized(self, **shapes: tuple[int, ...]) -> Program:
-        """The program that is built, after every pass; `shapes` are checked."""
-        return optimize(self.check(**shapes), self.registry.passes)
+    def optimized(self, without: str | Sequence[str] = (), /, **shapes: tuple[int, ...]) -> Program:
+        """The program that is built, after every pass but those named; `shapes` are checked."""
+        program = self.check(**shapes)
+        with faults.named(self.files):
+            return optimize(program, self.registry.passes, _words(without))
 
     def cost(
         self,
@@ -192,6 +197,7 @@ class Blueprint(stage.Blueprint):
         optimizer: str = "none",
         gradients: str = "new",
         flops: bool = True,
+        without: str | Sequence[str] = (),
         **shapes: tuple[int, ...],
     ) -> Cost:
         """Parameters, FLOPs and memory of one pass, per node and in total, without allocating any of it.
@@ -201,9 +207,9 @@ class Blueprint(stage.Blueprint):
         Inputs are of the size that the network is built for, `batch` of them, unless a shape is given by name:
         `image=(8, 3, 224, 224)`. With `train` it is a step of training. The other options are those of
         `composer.cost.measure`: `dtype` float32, bfloat16 or float16; `optimizer` none, sgd, momentum, adam or adamw;
-        `gradients` new, kept or none; `checkpoint` as in `build`.
+        `gradients` new, kept or none; `checkpoint` and `without` as in `build`.
         """
-        program = self.optimized(**shapes)
+        program = self.optimized(without, **shapes)
         from composer.cost import measure
 
         return measure(

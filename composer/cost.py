@@ -139,6 +139,8 @@ def _flops(network: Network, shapes: Shapes, dtype: torch.dtype) -> tuple[Counte
         network.requires_grad_(False)
     watch(network, lambda address, call: walk.watch(address, call, lambda *_: None))
     inputs = {n: torch.empty(*s, device="meta", dtype=dtype) for n, s in shapes.items()}
+    if not network.training:
+        network.prepare()  # once, not at every pass
     with _blaming(network), FlopCounterMode(display=False) as counter, _Counting(walk, counter) as counting:
         with torch.set_grad_enabled(network.training):
             outputs = _trained(network(**inputs))
@@ -188,6 +190,10 @@ class _Memory:
                 self.storages.keep(parameter.grad).kind = "gradients"
         for buffer in network.buffers():
             self.storages.keep(buffer, "buffers", "")
+        for tensor in () if network.training else network.prepare():
+            derived = self.storages.keep(tensor)
+            if derived.kind == "activations":  # else it is a parameter as it is
+                derived.kind, derived.address = "prepared", ""
         trained = sum(p.nbytes for p in network.parameters() if p.requires_grad)
         self.storages.add(Storage(states * trained, "", "forward", "optimizer"))
 

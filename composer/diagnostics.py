@@ -70,8 +70,7 @@ class Fix:
 
 @dataclass(frozen=True)
 class Diagnostic:
-    """One mistake. `notes` are facts (types, values), `help` are ways out that were tried, and `fixes` are those of them
-    that an editor can apply."""
+    """One mistake. `notes` are facts (types, values), `help` are ways out, `fixes` those that an editor can apply."""
 
     code: str
     message: str
@@ -98,8 +97,7 @@ class Diagnostic:
 
     @property
     def suggestions(self) -> list[tuple[str, str]]:
-        """The words that `did_you_mean` offers, in the message or as help, each beside the one it would replace: the last
-        in quotes before it."""
+        """The words that `did_you_mean` offers, each beside the one it would replace: the last in quotes before it."""
         wrong = _words(self.message[: found.start()] if (found := _MEANT.search(self.message)) else self.message)
         meant = [word for text in (self.message, *self.help) for part in _MEANT.findall(text) for word in _words(part)]
         return [(wrong[-1], word) for word in dict.fromkeys(meant)] if wrong else []

@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from itertools import combinations
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from composer.addresses import is_prefix
 from composer.block import Block
-from composer.diagnostics import BlueprintError, ComposerError, Diagnostic, Label, PluginError, Span, listing, once
+from composer.diagnostics import BlueprintError, ComposerError, Diagnostic, Label, Span, listing, once
 from composer.dims import Dim, Size, at, product, symbols_of
 from composer.graph import Body, Broken, Call, Given, Graph, GraphInput, Group, Input, Ref, Through
 from composer.layouts import Flatten, Held, Part, ToFirst, ToLast, Unflatten
@@ -25,6 +25,9 @@ from composer.liveness import ids_of, needed
 from composer.origins import with_origins
 from composer.sizes import Constraint, violations
 from composer.types import AXES, UNKNOWN, Layout, Type, map_, vector
+
+if TYPE_CHECKING:
+    from composer.prepared import AnyStep
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,8 @@ class Program:
     types: Mapping[str, Any] = field(default_factory=dict, repr=False)
     alternatives: Mapping[frozenset[str], Program] = field(default_factory=dict, repr=False)
     """The same network where optional inputs are given, by the names of these; above, none of them is."""
+    evaluation: tuple[AnyStep, ...] | None = field(default=None, repr=False)
+    """What runs at evaluation where no gradients are recorded, if passes made it differ from `steps`."""
 
 
 @dataclass
@@ -312,18 +317,15 @@ class _Inference:
         except Exception as fault:
             if call is None:
                 raise
-            raise PluginError(_rule_fault(call, fault)) from fault
+            self.mistakes.append(_rule_fault(call, fault))
         return self.new(UNKNOWN, "first")
 
     def incomplete(self, call: Call) -> Any:
         """A part with a broken part in a slot: its type as far as it can be told, and nothing more is said about it."""
         said = len(self.mistakes)
-        try:
-            return self.safely(call, lambda: self.call(call))
-        except PluginError:  # a rule that met an unknown type
-            return self.new(UNKNOWN, "first")
-        finally:
-            del self.mistakes[said:]
+        value = self.safely(call, lambda: self.call(call))
+        del self.mistakes[said:]  # also a rule's that met an unknown type
+        return value
 
     def group(self, group: Group) -> Any:
         for ref, wanted, span in group.checks:

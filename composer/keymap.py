@@ -1,6 +1,8 @@
 """The `weights:` rules of a blueprint: from the official state_dict keys to our addresses, as data.
 
 A rule is `{from: pattern, to: address or addresses, transform: name}`; the first rule whose pattern matches a key wins.
+Rules whose addresses this network does not have (a preset shares a head, or has one more) leave the key to later ones;
+where no later one takes it, the first says what is wrong.
 
 In `from`:  `{x}` a segment or a part of one · `{x+1}` a number the official names count from one ·
             `{x:a=b,c=d}` a translation · `{n*unit}` how often `unit` repeats · `*` the rest, one or more segments.
@@ -14,7 +16,7 @@ both come from strangers: patterns become regular expressions with bounded backt
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from math import isqrt, prod
@@ -697,13 +699,20 @@ def match(rules: Iterable[object], keys: Mapping[str, Sequence[int]], wanted: Ma
     )
 
 
-def route(rules: Iterable[Rule], key: str, last: Mapping[str, int]) -> tuple[Rule, tuple[str, ...]] | None:
-    """The first rule that is about this key, and the addresses it names."""
+def route(
+    rules: Iterable[Rule], key: str, last: Mapping[str, int], wanted: Container[str]
+) -> tuple[Rule, tuple[str, ...]] | None:
+    """The first rule that is about this key and names addresses that there are; else the first about it."""
+    first = None
     for rule in rules:
         values = rule.read(key)
-        if values is not None:
-            return rule, tuple(address.fill(values, last) for address in rule.to)
-    return None
+        if values is None:
+            continue
+        found = rule, tuple(address.fill(values, last) for address in rule.to)
+        if all(address in wanted for address in found[1]):
+            return found
+        first = first or found
+    return first
 
 
 def _last_numbers(addresses: Iterable[str]) -> dict[str, int]:
@@ -722,7 +731,7 @@ def _fate(
     rules: Sequence[Rule], key: str, shape: Shape, wanted: Mapping[str, Shape], last: Mapping[str, int]
 ) -> Move | Mismatch | str:
     derived = re.split("[./]", key)[-1] in DERIVED
-    found = route(rules, key, last)
+    found = route(rules, key, last, wanted)
     if found is None:
         return "dropped" if derived else "unknown"
     rule, addresses = found

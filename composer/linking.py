@@ -152,6 +152,7 @@ class _Linker:
 
     def whole(self, blueprint: Blueprint) -> Graph:
         self.requirements(blueprint)
+        self.mistakes += blueprint.unread
         inputs = tuple(self.inputs(blueprint))
         for i in inputs:
             self.register(i.name)
@@ -997,7 +998,10 @@ class _Linker:
             given.key_spans[key] = spec.key_spans.get(key)  # type: ignore[assignment]
             given.value_spans[key] = place  # type: ignore[assignment]
         near = self.blueprint.files[0].parent if self.blueprint.files else None
-        return blueprints.load(use, given, self.library, near, addresses=False)
+        inner = blueprints.load(use, given, self.library, near, addresses=False)
+        if inner.unread:
+            raise BlueprintError(inner.unread)
+        return inner
 
     # --- references --------------------------------------------------------------------------------------------
 

@@ -8,10 +8,10 @@ handwritten loop this costs about 0.1 µs a step, where a dictionary of names co
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +20,13 @@ from torch.utils.checkpoint import checkpoint, noop_context_fn
 from composer.addresses import Pattern
 from composer.diagnostics import BlueprintError, Diagnostic, PluginError, listing, nearest
 from composer.dims import Size, symbols_of
+from composer.evaluating import Evaluated, Home, recording
 from composer.fitting import Fit, fit, grids_of
 from composer.inference import Program, ProgramInput, ProgramOutput, Step, is_move
 from composer.init import initialize
+from composer.kernels import tensors_of
 from composer.liveness import ids_of, needed
+from composer.prepared import AnyStep, Prepared, at_evaluation
 from composer.segments import Segment, owners, segments
 from composer.sizes import Constraint, violations
 from composer.types import Type
@@ -31,9 +34,8 @@ from composer.types import Type
 if TYPE_CHECKING:
     from composer.blueprint import Blueprint
 
-Home = tuple[Mapping[str, Any], str]
-"""Where a step's callable is found when it is called: the children of its owner, and its name among them. Looking it up
-costs 30 ns, and a module that is replaced (SyncBatchNorm, adapters, quantization) is really replaced."""
+# A step's callable is found when it is called (`Home`): among the children of its owner, by its name. Looking it up
+# costs 30 ns, and a module that is replaced (SyncBatchNorm, adapters, quantization) is really replaced.
 
 Call = tuple[Mapping[str, Any], str, bool, tuple[Any, ...], tuple[tuple[str, Any], ...], Any, tuple[int, ...], str]
 """One step: home, name, whether it takes only single values by position, slots of the required ports, slots of the
@@ -74,6 +76,7 @@ class Network(nn.Module):
         self._optional = [k for k, i in enumerate(program.inputs) if i.optional]
         parts: dict[str, Home] = {}
         self._plans: dict[tuple[bool, ...], _Plan] = {}
+        self._prepared: dict[tuple[bool, ...], _Plan] = {}
         for given, each in {frozenset[str](): program, **program.alternatives}.items():
             parts = {address: home for address, home in parts.items() if not is_move(address)}
             for step in each.steps:
@@ -82,7 +85,10 @@ class Network(nn.Module):
             present = [program.inputs[k].name in given for k in self._optional]
             for training in (False, True):
                 outputs = [o for o in each.outputs if training or not o.training]
-                self._plans[training, *present] = _Plan(each, parts, outputs)
+                self._plans[training, *present] = _Plan(each, _live(each, outputs), parts, outputs)
+            steps = at_evaluation(each)
+            if any(isinstance(s, Prepared) for s in steps):
+                self._prepared[tuple(present)] = _Plan(each, steps, parts, [o for o in each.outputs if not o.training])
 
     def _built(self, step: Step, env: Mapping[str, int]) -> Home:
         """The module of a step, registered under its address."""
@@ -125,7 +131,7 @@ class Network(nn.Module):
 
     def forward(self, *values: Tensor, **named: Tensor) -> Any:
         given = self._ordered(values, named) if named or len(values) != len(self.inputs) else values
-        plan = self._plans[self.training, *[given[k] is not None for k in self._optional]]
+        plan = self._plan(given)
         fitted = self._fit(given, plan.constraints) if self._pads else None
         if fitted:
             given = tuple(g if g is None else fitted.input(g, i) for g, i in zip(given, self.inputs, strict=True))
@@ -136,6 +142,44 @@ class Network(nn.Module):
             for slot, grid in plan.grids.items():
                 slots[slot] = fitted.output(slots[slot], grid)
         return plan.delivered(slots)
+
+    def _plan(self, given: Sequence[Tensor | None]) -> _Plan:
+        """The steps for these inputs: prepared ones at evaluation, where nobody records what happens."""
+        present = tuple(given[k] is not None for k in self._optional)
+        prepared = None if self.training or not self._prepared or recording() else self._prepared.get(present)
+        return prepared or self._plans[self.training, *present]
+
+    def prepare(self) -> list[Tensor]:
+        """Derive now what evaluation keeps beside the weights, such as folded ones, and give these tensors. Without it
+        the first call does so."""
+        for step in self._evaluated():
+            step.refresh()
+        return [t for step in self._evaluated() if step.kept for t in tensors_of(step.kept[2])]
+
+    def _evaluated(self) -> Iterator[Evaluated]:
+        for plan in self._prepared.values():
+            for home, name, *_ in plan.calls:
+                call = getattr(home[name], "__wrapped__", home[name])
+                if isinstance(call, Evaluated):
+                    yield call
+
+    def _forget(self) -> None:
+        for step in self._evaluated():
+            step.forget()
+
+    def train(self, mode: bool = True) -> Self:
+        """As every module's; what evaluation derived is dropped."""
+        self._forget()
+        return super().train(mode)
+
+    def _apply(self, fn: Callable[[Any], Any], recurse: bool = True) -> Self:
+        self._forget()
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call,no-any-return]
+
+    def load_state_dict(self, *args: Any, **options: Any) -> Any:
+        """As every module's; what evaluation derived is dropped."""
+        self._forget()
+        return super().load_state_dict(*args, **options)
 
     def _fit(self, given: Sequence[Tensor | None], constraints: Sequence[Constraint]) -> Fit | None:
         """How inputs of these shapes are padded or cropped, looked up once for each shape; the batch, which is open
@@ -200,7 +244,7 @@ class Network(nn.Module):
 
 def watch(network: Network, watcher: Callable[[str, Callable[..., Any]], Callable[..., Any]]) -> None:
     """Put `watcher(address, callable)` in the place of what every step calls, for good; its `__wrapped__` is that."""
-    for plan in network._plans.values():
+    for plan in (*network._plans.values(), *network._prepared.values()):
         for k, (home, name, *rest) in enumerate(plan.calls):
             plan.calls[k] = ({"": watcher(plan.addresses[k], home[name])}, "", *rest)
 
@@ -238,17 +282,18 @@ def _free(owner: nn.Module, name: str, address: str) -> None:
 class _Plan:
     """The steps that some outputs need, as calls on numbered slots."""
 
-    def __init__(self, program: Program, built: Mapping[str, Home], outputs: Sequence[ProgramOutput]):
+    def __init__(
+        self,
+        program: Program,
+        steps: Sequence[AnyStep],
+        built: Mapping[str, Home],
+        outputs: Sequence[ProgramOutput],
+    ):
         self.wanted = wanted = [i for o in outputs for i in ids_of(o.ids)]
-        live = needed(program.steps, wanted)
-        steps = [s for s in program.steps if live & set(s.outputs) and not s.unused]
         self.constraints = program.constraints
         self.inputs = [i.id for i in program.inputs]
         self.size = len(program.values)
-        self.calls: list[Call] = [
-            (*built[s.module], *_arguments(s), _targets(s), dead, _place(s))
-            for s, dead in zip(steps, _last_reads(steps, wanted), strict=True)
-        ]
+        self.calls = _calls(steps, built, wanted)
         self.addresses = [s.address for s in steps]
         self.segments: list[Segment] = []
         self.outputs = [(o.name, o.ids) for o in outputs]
@@ -274,6 +319,40 @@ class _Plan:
         if self.single:
             return _gathered(self.outputs[0][1], slots) if self.outputs else None
         return {name: _gathered(ids, slots) for name, ids in self.outputs}
+
+
+def _live(program: Program, outputs: Iterable[ProgramOutput]) -> list[Step]:
+    """The steps that some outputs need."""
+    live = needed(program.steps, (i for o in outputs for i in ids_of(o.ids)))
+    return [s for s in program.steps if live & set(s.outputs) and not s.unused]
+
+
+def _calls(steps: Sequence[AnyStep], built: Mapping[str, Home], wanted: Iterable[int]) -> list[Call]:
+    return [
+        (*_prepared(s, built), True, s.reads, (), s.outputs[0], dead, f"`{s.address}`")
+        if isinstance(s, Prepared)
+        else (*built[s.module], *_arguments(s), _targets(s), dead, _place(s))
+        for s, dead in zip(steps, _last_reads(steps, wanted), strict=True)
+    ]
+
+
+def _prepared(step: Prepared, built: Mapping[str, Home]) -> Home:
+    """The callable of a prepared step."""
+    homes, guards = ([built[s.module] for s in steps] for steps in (step.parts, step.guards))
+    plain = _Parts(_calls(step.parts, built, step.outputs), step.reads, step.outputs[0])
+    return {"": Evaluated(step, homes, guards, plain)}, ""
+
+
+class _Parts:
+    """Steps as one callable, on the values they need from outside."""
+
+    def __init__(self, calls: Sequence[Call], reads: Sequence[int], target: int):
+        self.calls, self.reads, self.target = calls, reads, target
+
+    def __call__(self, *values: Any) -> Any:
+        slots = dict(zip(self.reads, values, strict=True))
+        _steps(self.calls, slots)
+        return slots[self.target]
 
 
 def _steps(calls: Sequence[Call], slots: Any) -> None:
@@ -368,7 +447,7 @@ def _place(step: Step) -> str:
     return f"`{step.address}`" + (f" ({step.span})" if step.span else "")
 
 
-def _last_reads(steps: Sequence[Step], outputs: Iterable[int]) -> list[tuple[int, ...]]:
+def _last_reads(steps: Sequence[AnyStep], outputs: Iterable[int]) -> list[tuple[int, ...]]:
     """For each step, the slots that nobody reads after it."""
     alive, result = set(outputs), []
     for step in reversed(steps):

@@ -235,7 +235,10 @@ def _keys(library: Mapping[str, Path]) -> Schema:
             "Named sets of values and edits: `vit:large`.",
             {
                 "type": ["object", "null"],
-                "properties": _changes(),
+                "properties": {
+                    **_changes(),
+                    "outputs": _object("Outputs beside the others.", _ref("output"), type=["object", "null"]),
+                },
             },
             type=["object", "null"],
         ),

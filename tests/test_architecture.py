@@ -17,16 +17,17 @@ CORE = Path(composer.__file__).parent
 PLUGIN = CORE.parent / "plugins" / "composer_blocks"
 PASSES = sorted(f"passes.{p.stem}" for p in (CORE / "passes").glob("*.py") if p.stem != "__init__")
 WALK = [
-    *"diagnostics dims types expressions source names addresses notation block interfaces locks replacements hookspecs shipped".split(),
-    *"plugins registry".split(),
+    *"diagnostics dims types traits expressions source names addresses notation block interfaces locks replacements hookspecs shipped".split(),
+    *"plugins registry faults".split(),
     *"phrases sizes layouts blueprint graph scopes edits reaching renewing requirements origins linking liveness inference strides".split(),
     "sourcemap",
     "causes",
+    *"prepared kernels".split(),
     *PASSES,
-    *"passes writing document flat locking keymap init fitting segments module weights exporters".split(),
+    *"passes writing document flat locking keymap init fitting segments evaluating module weights exporters".split(),
     *"exporters.wanting exporters.tracing exporters.torch exporters.onnx exporters.netron".split(),
     *"figures memory budget storages".split(),
-    *"cost compose remedies doctor".split(),
+    *"cost mending compose remedies doctor".split(),
 ]
 """Each may import those before it."""
 FREE = {"__init__", "cli"}
@@ -131,7 +132,7 @@ def test_checking_a_shipped_blueprint_imports_no_torch() -> None:
 
 PUBLIC = set(
     "Block BlueprintError Blueprint ComposerError DeclarationError Diagnostic Exporter Int InternalError Natural Number Pass PerAxis "
-    "PerAxisNatural PluginError Positive Program Rate Registry Replacement Rule Scope Size Slot Type Value ceil_div compose hookimpl load map_ "
+    "PerAxisNatural PluginError Positive Program Rate Registry Replacement Rule Scope Size Slot Traits Type Value ceil_div compose hookimpl load map_ "
     "maximum minimum product queries slot vector".split()
 )
 

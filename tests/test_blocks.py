@@ -409,6 +409,55 @@ def test_sine_position_counts_valid_cells(case: str) -> None:
     close(ours[seen], slow[seen])
 
 
+@pytest.mark.parametrize("options", [{}, {"arrange": "halves"}, {"group": 3, "temperature": 20}, {"normalize": True}])
+def test_sine_of_places_equals_a_loop(options: dict[str, Any]) -> None:
+    """A place is what a cell of a line would be, its origin at that place."""
+    from composer_blocks.positions import SinePosition
+
+    x = torch.rand(2, 3, 4, dtype=torch.float64) * 5
+    module = SinePosition(places=6, **options).build(composer.queries(3, 4), 2)
+    places = x * 2 * torch.pi if options.pop("normalize", False) else x
+    slow = [slow_sine(6, torch.ones(1, 1), **options, origin=p.item()).flatten() for p in places.flatten()]
+    close(module(x), torch.stack(slow).view(2, 3, 24))
+
+
+def test_the_best_are_in_the_order_of_their_first_score() -> None:
+    from composer_blocks.tokens import Best
+
+    x, score = noise(2, 5, 3), torch.tensor([[0.1, 3, -2, 5, 1], [9, 8, 7, 6, 5]])
+    best = Best(best=3).build()(x, torch.stack([score, -score], -1))
+    assert torch.equal(best[0], x[0, [3, 1, 4]])
+    assert torch.equal(best[1], x[1, :3])
+
+
+BOXES_MASK = torch.ones(2, 4, 5, dtype=torch.bool)
+BOXES_MASK[1, 3:] = BOXES_MASK[1, :, 2:] = False
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_box_stands_around_each_cell(masked: bool) -> None:
+    """Relative to the valid part; those that leave it, or are not of it, are ones."""
+    from composer_blocks.scales import CellBoxes
+
+    grids, size = [(4, 5), (2, 3)], 0.5
+    masks = [BOXES_MASK if masked else torch.ones_like(BOXES_MASK), torch.ones(2, 2, 3, dtype=torch.bool)]
+    made = CellBoxes(size=size).build(2)(
+        [torch.zeros(2, *g, 1) for g in grids], [m[..., None] for m in masks] if masked else None
+    )
+    wanted, inside = [], []
+    for b in range(2):
+        for k, (grid, mask) in enumerate(zip(grids, masks, strict=True)):
+            rows, columns = mask[b, :, 0].sum().item(), mask[b, 0].sum().item()
+            for i, j in itertools.product(*map(range, grid)):
+                box = [(j + 0.5) / columns, (i + 0.5) / rows, size * 2**k, size * 2**k]
+                fits = all(0.01 < n < 0.99 for n in box) and bool(mask[b, i, j])
+                wanted.append(box if fits else [1.0] * 4)
+                inside.append(fits)
+    assert torch.equal(made["inside"].flatten(), torch.tensor(inside).float())
+    close(made["boxes"].view(-1, 4), torch.tensor(wanted))
+    assert sum(inside) == (20 + 6 if masked else 2 * 20)  # of the second map all are as large as the image
+
+
 def slow_turn(q: Tensor, grid: tuple[int, ...], base: float) -> Tensor:
     """One head (N, C) in row-major order over the grid: each pair of channels as a complex number, times e^(i·angle)."""
     width = q.shape[1] // (2 * len(grid)) * 2

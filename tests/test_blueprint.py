@@ -37,11 +37,11 @@ def test_parameters_are_computed_from_each_other(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"width": 0}, "BP201 - the parameter `width` = 0 must be at least 1"),
-        ({"width": "x"}, "BP201 - the parameter `width` = 'x' must be int"),
-        ({"widht": 3}, "BP105 - there is no parameter `widht`; did you mean `width`?"),
-        ({"width": True}, "BP201 - the parameter `width` = True must be int"),
-        ({"y.out.x": 1}, "BP106 - this edit matches nothing: no part has the address `y.out.x`"),
+        ({"width": 0}, "BP201 1:7 the parameter `width` = 0 must be at least 1"),
+        ({"width": "x"}, "BP201 1:7 the parameter `width` = 'x' must be int"),
+        ({"widht": 3}, "BP105 1:7 there is no parameter `widht`; did you mean `width`?"),
+        ({"width": True}, "BP201 1:7 the parameter `width` = True must be int"),
+        ({"y.out.x": 1}, "BP106 1:1 this edit matches nothing: no part has the address `y.out.x`"),
     ],
 )
 def test_values_are_checked(tmp_path: Path, given: dict[str, Any], message: str) -> None:
@@ -76,6 +76,12 @@ def test_extends_over_several_levels(tmp_path: Path) -> None:
     }  # fmt: skip
     assert [p.name for p in made.files] == ["base.yaml", "middle.yaml", "toy.yaml"]
     assert tuple(made.presets) == ("wide", "deep", "tiny")
+
+
+def test_a_blueprint_that_extends_another_has_its_own_place(tmp_path: Path) -> None:
+    made = load(tmp_path, "extends: base\nparams: {width: 5}\n", {"base": BASE})
+    assert made.span is not None
+    assert (Path(made.span.source.name).name, made.span.line, made.span.column) == ("toy.yaml", 1, 1)
 
 
 def test_a_child_keeps_the_rules_of_a_parameter_it_sets(tmp_path: Path) -> None:
@@ -114,7 +120,7 @@ def test_overrides_of_a_command_line_are_yaml_with_a_place(tmp_path: Path) -> No
     assert dict(given) == {"width": 0, "y.act": "relu"}
     (mistake,) = mistakes(lambda: load(tmp_path, BASE, **given) if False else stage.load(_file(tmp_path), given))
     assert str(mistake.span) == "<command line>:1:7"
-    assert said(mistakes(lambda: parse_overrides(["width"]))) == ["BP201 - `width` is not key=value"]
+    assert said(mistakes(lambda: parse_overrides(["width"]))) == ["BP201 1:1 `width` is not key=value"]
 
 
 def _file(folder: Path) -> Path:

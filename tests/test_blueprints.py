@@ -15,6 +15,7 @@ PARAMETERS = {
     "segformer": 3752694, "segformer:b1": 13715798, "segformer:b2": 27461974, "segformer:b3": 47337814,
     "segformer:b4": 64108374, "segformer:b5": 84708694,
     "detr": 41524768, "deformable_detr": 40069665, "deformable_detr:refine": 40732725,
+    "deformable_detr:two_stage": 41181529,
     "transunet": 105277081, "transunet:vit_b16": 91674201, "mt_transunet": 48590904,
     "swin_unet": 27168900,
     "nnformer": 150054210, "nnformer:tumor": 37606726, "nnformer:acdc": 37160200,

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import DeformableDetrConfig, DeformableDetrForObjectDetection, ResNetConfig
 
 import composer
-from composer.weights import convert
+from composer.weights import convert, export
 
 SMALL = dict(
     classes=5, size=[64, 96], depths=[1, 2, 1, 1], stem=8, widths=[8, 16, 24, 32], dim=32, queries=7, layers=2,
@@ -88,6 +88,42 @@ def test_learned_positions_equal_transformers(name: str, options: dict[str, Any]
     torch.testing.assert_close(y["boxes"], z.pred_boxes, atol=2e-5, rtol=2e-5)
 
 
+TWO_STAGE = {
+    "small": SMALL,
+    "other": OTHER | dict(queries=11),
+    "single": SINGLE | dict(size=[96, 64], classes=3, queries=4),
+    "crowded": SMALL | dict(size=[64, 64], queries=80),
+    "six scales": SMALL | dict(extra=3, size=[72, 40], queries=20, decoder_layers=1, dim=64),
+}
+"""`crowded` keeps nearly all of 85 proposals; the boxes of a sixth scale are larger than the image."""
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("case", TWO_STAGE)
+def test_two_stages_equal_transformers(case: str, masked: bool) -> None:
+    """Proposals, predictions of every layer, and the gradient of the image."""
+    options = TWO_STAGE[case]
+    theirs = reference(options, True, two_stage=True, two_stage_num_proposals=options["queries"])
+    network = ours("deformable_detr:two_stage", options, theirs)
+    image, mask = batch(options, masked)
+    results = []
+    for run in (theirs, network):
+        x = image.clone().requires_grad_()
+        if run is theirs:
+            y = theirs(pixel_values=x, **({} if mask is None else {"pixel_mask": mask[:, 0].long()}))
+            flat = [y.enc_outputs_class, y.enc_outputs_coord_logits.sigmoid(), y.logits, y.pred_boxes]
+            flat += aux_of(theirs, y)
+            assert bool(y.enc_outputs_coord_logits.isinf().any()) == (masked or case == "six scales")
+        else:
+            y = network(x) if mask is None else network(x, mask)
+            flat = [t for o in (y["proposals"], y, *y["aux"]) for t in (o["logits"], o["boxes"])]
+        (gradient,) = torch.autograd.grad(sum((t * (k + 1) * t.cos()).sum() for k, t in enumerate(flat)), x)
+        results.append([*flat, gradient])
+    assert len(results[0]) == len(results[1])
+    for wanted, found in zip(*results, strict=True):
+        torch.testing.assert_close(found, wanted, atol=2e-5, rtol=2e-5)
+
+
 def aux_of(network: DeformableDetrForObjectDetection, y: Any) -> list[torch.Tensor]:
     """What the heads say of the layers before the last; the box of a layer is relative to what entered it."""
     found: list[torch.Tensor] = []
@@ -101,7 +137,9 @@ def aux_of(network: DeformableDetrForObjectDetection, y: Any) -> list[torch.Tens
     return found
 
 
-COUNTS = {"": 40_069_665, ":refine": 40_732_725, ":refine_original": 40_732_725 + 5 * 23_387}
+COUNTS = {
+    "": 40_069_665, ":refine": 40_732_725, ":refine_original": 40_732_725 + 5 * 23_387, ":two_stage": 41_181_529
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("preset", COUNTS)
@@ -158,6 +196,44 @@ def test_the_original_names_are_known() -> None:
     tensors, _ = convert(official, blueprint.weights["official"], state)
     assert {*keys.values(), "queries.token", "target.token"} == set(tensors)
     assert all(torch.equal(tensors[a], state[a]) for a in tensors)
+
+
+@pytest.mark.parametrize("options", [SMALL, OTHER | dict(queries=11)], ids=["small", "other"])
+def test_a_checkpoint_of_two_stages_goes_there_and_back(options: dict[str, Any]) -> None:
+    theirs = reference(options, True, two_stage=True, two_stage_num_proposals=options["queries"])
+    blueprint = composer.load("deformable_detr:two_stage", **options)
+    state = blueprint.build(device="meta").state_dict()
+    official = dict(theirs.state_dict())
+    tensors, plan = convert(official, blueprint.weights["transformers"], state)
+    assert plan.complete, plan
+    again = export(tensors, blueprint.weights["transformers"], {k: t.shape for k, t in official.items()})
+    assert set(again) == set(plan.moves) == set(official) - set(plan.dropped)
+    assert all(torch.equal(again[k], official[k]) for k in again)
+    twins = {k.removeprefix("model.decoder.") for k in plan.dropped if not k.endswith("num_batches_tracked")}
+    assert twins == {k for k in official if k.startswith(("class_embed.", "bbox_embed."))}
+
+
+def test_the_original_names_of_two_stages_are_known() -> None:
+    """Of the heads of the original, one more than layers, the last is that of the proposals."""
+    blueprint = composer.load("deformable_detr:two_stage", **SMALL)
+    state = blueprint.build().state_dict()
+    keys = {
+        "transformer.enc_output.weight": "proposals.linear.weight",
+        "transformer.enc_output_norm.bias": "proposals.norm.bias",
+        "transformer.pos_trans.weight": "proposals.mix.weight",
+        "transformer.pos_trans_norm.weight": "proposals.mixed.weight",
+        "class_embed.0.weight": "decoder.0.classify.weight",
+        "class_embed.2.bias": "decoder.2.classify.bias",
+        "class_embed.3.bias": "proposals.classify.bias",
+        "bbox_embed.2.layers.2.weight": "decoder.2.boxes.mlp.fc3.weight",
+        "bbox_embed.3.layers.0.weight": "proposals.box.mlp.fc1.weight",
+    }
+    official = {key: state[address] for key, address in keys.items()}
+    twins = {f"transformer.decoder.{k}": t for k, t in official.items() if "_embed." in k}
+    tensors, plan = convert(official | twins, blueprint.weights["official"], state)
+    assert set(tensors) == set(keys.values())
+    assert all(torch.equal(tensors[a], state[a]) for a in tensors)
+    assert set(plan.dropped) == set(twins)
 
 
 def test_dropout_is_where_the_paper_has_it() -> None:

@@ -120,7 +120,7 @@ def test_a_nodes_name_is_no_option_of_a_blueprint_used_as_a_block(tmp_path: Path
         ({"level.0.atention.shift": 1}, "BP106 this edit matches nothing: no part has the address `level.0.atention.shift` (did you mean `level.0.blocks.*.attention.shift`"),
         ({"levle.0.attention.shift": 1}, "BP106 this edit matches nothing: no part has the address `levle.0.attention.shift` (did you mean `level.*.blocks.*.attention.shift`"),
         ({"level.0.nothing": 1}, "BP106 `level.0` has no part `nothing`"),
-        ({"stemm": 1}, "BP105 there is no parameter `stemm`; did you mean `stem`?"),
+        ({"stemm": "conv"}, "BP105 there is no parameter `stemm`; did you mean `stem`?"),
         ({"stem..out": 1}, "BP201 `stem..out` is no address: a name is missing beside a dot"),
         ({"stem.out": "x"}, "BP201 `out: 'x'` does not fit `conv`"),
         ({"stem": 3}, "BP207 `use` is the name of a block, not 3"),

@@ -69,6 +69,16 @@ DEFORMABLE_DETR = (
     | REST
 )
 
+PROPOSALS = {"proposals.*norm.weight": "ones", "proposals.*norm.bias": "zeros", "proposals.mixed.weight": "ones"}
+PROPOSALS |= {
+    "proposals.mixed.bias": "zeros",
+    "proposals.linear.weight": "xavier 1",
+    "proposals.mix.weight": "xavier 1",
+}
+PROPOSALS |= {"proposals.classify.bias": "constant -4.59511985", "proposals.box.mlp.fc3.*": "zeros"}
+PROPOSALS |= {"proposals.*": "default", "decoder.*.boxes.mlp.fc3.bias": "zeros"}
+"""With two stages no box begins smaller than another: Deformable DETR's -2 is for those that start at a point."""
+
 SCHEMES: dict[str, tuple[dict[str, Any], Scheme]] = {
     "vit": (
         VIT_SMALL,
@@ -124,6 +134,7 @@ SCHEMES: dict[str, tuple[dict[str, Any], Scheme]] = {
     "detr": (DETR_SMALL, DETR),
     "deformable_detr": (DETR_SMALL, DEFORMABLE_DETR),
     "deformable_detr:refine_original": (DETR_SMALL, DEFORMABLE_DETR),
+    "deformable_detr:two_stage": (DETR_SMALL, PROPOSALS | DEFORMABLE_DETR),
     "transformer": (
         dict(dim=32, hidden=48, heads=4, encoder_layers=2, decoder_layers=2),
         NORMS | STACKED | {"*attention.*.bias": "zeros", "*.weight": "xavier 1", "*.bias": "default"},

@@ -75,7 +75,7 @@ def test_a_hook_gives_a_list(hook: str, value: object) -> None:
         ("register_blueprints", Path("nowhere.yaml"), "there is no such file"),
         ("register_replacements", ("old", "new"), "not a composer.Replacement"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 def test_a_hook_gives_what_it_is_for(hook: str, item: object, why: str) -> None:
     assert why in fault(module(**{hook: lambda: [item]}))

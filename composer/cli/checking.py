@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from composer import faults
 from composer.causes import Axis, Cause, Sizes
 from composer.cli import common
 from composer.compose import Blueprint
@@ -17,6 +19,7 @@ from composer.inference import Program
 
 if TYPE_CHECKING:
     from composer.module import Network
+    from composer.passes import Fired
 
 
 def add_to(app: typer.Typer) -> None:
@@ -69,7 +72,7 @@ def typed(loaded: Blueprint) -> tuple[Program, list[Diagnostic]]:
     """A blueprint's program. Where a plugin is missing: unknown types, and what is to be said of them."""
     program, mistakes = loaded.attempt()
     if program is None or (mistakes and not any(m.code in ("BP103", "BP650") for m in mistakes)):
-        raise BlueprintError(mistakes)
+        raise faults.error(mistakes, loaded.registry)
     return program, mistakes
 
 
@@ -191,6 +194,8 @@ def show(
     expand: Annotated[bool, typer.Option("--expand", help="Every copy on rows of its own.")] = False,
     flat: Annotated[bool, typer.Option("--flat", help="The blueprint in full: parameters, edits, copies.")] = False,
     depth: Annotated[int | None, typer.Option(help="How many levels to open.")] = None,
+    passes: Annotated[bool, typer.Option("--passes", help="Which passes rewrite what, instead.")] = False,
+    without: common.Without = None,
     plugin: common.Plugins = None,
     json: common.Json = False,
 ) -> None:
@@ -207,6 +212,8 @@ def show(
         write_text(html, page(loaded))
         return print(f"wrote {html}")
     program, missing = typed(loaded) if loaded.lock is None else seen(loaded)
+    if (passes or without) and not missing:
+        return show_passes(loaded, program, without or (), json)
     common.warn(program.graph.warnings)
     description = described(loaded, program, None if missing else loaded.build(device="meta"))
     if loaded.lock is not None:  # it says itself what it is, whatever is installed
@@ -234,3 +241,28 @@ def draw(description: dict[str, Any], svg: Path | None, depth: int | None, full:
     from rich.console import Console
 
     Console().print(drawing.tree(description, depth=depth, full=full))
+
+
+def show_passes(loaded: Blueprint, program: Program, without: Iterable[str], json: bool) -> None:
+    """What each pass rewrites, in the order they run."""
+    from composer.cli.listing import table
+    from composer.passes import fired_at
+
+    found = list(fired_at(program, loaded.registry.passes, without))
+    if json:
+        said = [{"pass": f.name, "summary": f.summary, "on": f.on, "at": list(f.at)} for f in found]
+        return common.print_json({"blueprint": loaded.name, "passes": said})
+    print(
+        f"{loaded.name}: {sum(bool(f.at) for f in found)} of {len(found)} passes fire; `--without NAME` leaves one out"
+    )
+    rows = [(f.name, _count(f), f.summary, " ".join(_patterns(f.at))) for f in found]
+    table(("pass", "nodes", "what it does", "where"), rows)
+
+
+def _count(found: Fired) -> str:
+    return str(len(found.at) or "") if found.on else "off"
+
+
+def _patterns(addresses: Iterable[str]) -> list[str]:
+    """Addresses with their numbers as `*`, each once."""
+    return list(dict.fromkeys(re.sub(r"(?<=\.)\d+(?=\.|$)", "*", a) for a in addresses))

@@ -51,6 +51,9 @@ Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Parameters, or addresses: decoder.*.fuse=fuse.add")
 ]
 Plugins = Annotated[list[Path] | None, typer.Option("--plugin", help="A Python file with blocks of your own.")]
+Without = Annotated[
+    list[str] | None, typer.Option("--without", help="A pass to leave out (`show --passes`), or all; repeatable.")
+]
 Json = Annotated[bool, typer.Option("--json", help="For machines.")]
 
 

@@ -46,6 +46,7 @@ def cost(
     by: Annotated[str, typer.Option(help="A row for each node, stage or block.")] = "node",
     sort: Annotated[str, typer.Option(help="memory, saved, activations, flops, params or place.")] = "memory",
     top: Annotated[int, typer.Option(help="Rows to show; 0 for all.", min=0)] = 16,
+    without: common.Without = None,
     memory: Annotated[str | None, typer.Option(help="Refuse what needs more, such as 24GB, and say what fits.")] = None,
     plugin: common.Plugins = None,
     json: common.Json = False,
@@ -55,8 +56,9 @@ def cost(
     _known("--sort", sort, ORDERS)
     loaded, shapes = sized(blueprint, overrides, plugin, size, batch)
     options = dict(
-        train=train, dtype=dtype, checkpoint=tuple(checkpoint or ()), optimizer=optimizer, gradients=gradients
-    )
+        train=train, dtype=dtype, checkpoint=tuple(checkpoint or ()), optimizer=optimizer, gradients=gradients,
+        without=tuple(without or ()),
+    )  # fmt: skip
     found = loaded.cost(**options, **shapes)  # type: ignore[arg-type]
     if memory is not None:
         _within(found, memory, loaded, shapes, options, lambda to: sized(blueprint, overrides, plugin, to, batch)[0])

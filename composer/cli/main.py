@@ -25,7 +25,7 @@ from composer.cli import (
     running,
     starting,
 )
-from composer.diagnostics import ComposerError, Diagnostic, InternalError
+from composer.diagnostics import ComposerError
 
 USAGE: Any = typer.BadParameter.__mro__[2]
 """The root of typer's own complaints; where it lives differs between versions of typer."""
@@ -92,6 +92,8 @@ def run(arguments: list[str]) -> int:
     except Exception as fault:
         if os.environ.get("COMPOSER_DEBUG"):
             raise
+        from composer.faults import internal
+
         report(internal(fault), "--json" in arguments)
         return 1
 
@@ -119,18 +121,6 @@ def coloured(text: str) -> str:
             line = f"\033[32m{line}\033[0m"
         lines.append(line)
     return "\n".join(lines)
-
-
-def internal(fault: Exception) -> InternalError:
-    """A fault of Composer's own: say so, and how to report it."""
-    trace: Any = fault.__traceback__
-    while trace.tb_next is not None:
-        trace = trace.tb_next
-    place = f"{os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}"
-    notes = (f"at {place}", *getattr(fault, "__notes__", ()))
-    text = f"Composer itself failed: {type(fault).__name__}: {fault}"
-    help = ("please report this with the blueprint and the command", "COMPOSER_DEBUG=1 shows the traceback")
-    return InternalError(Diagnostic("BP901", text, notes=notes, help=help))
 
 
 if __name__ == "__main__":

@@ -44,6 +44,7 @@ def run(
     names: Annotated[str | None, typer.Option(help="Class names for the picture, from class 1: 'grey,white'.")] = None,
     device: Annotated[str, typer.Option(help="Such as cpu or cuda.")] = "cpu",
     dtype: Annotated[str, typer.Option(help="Of the network: fp32, bf16 or fp16.")] = "fp32",
+    without: common.Without = None,
     force: Annotated[bool, typer.Option("--force", help="Also what will not fit into the memory.")] = False,
     plugin: common.Plugins = None,
 ) -> None:
@@ -61,7 +62,8 @@ def run(
     shape = imaging.shape_of(image, channels)
 
     def room(window: tuple[int, ...]) -> Room:
-        return Room(loaded, home, window, imaging.buffers(shape, channels, classes, window, batch), batch, dtype)
+        buffers = imaging.buffers(shape, channels, classes, window, batch)
+        return Room(loaded, home, window, buffers, batch, dtype, tuple(without or ()))
 
     if not force and not whole:
         room(size).check(lambda more: common.load(blueprint, [*(overrides or ()), *more], plugin))
@@ -75,7 +77,7 @@ def run(
         size = extent
     voxels, window = (" × ".join(map(str, n)) for n in (volume.shape, size))
     print(f"{loaded.name} on {image.name}: {voxels} voxels, windows of {window}")
-    network = loaded.build(weights=weights, force=force).to(home, torch_dtype(dtype))
+    network = loaded.build(weights=weights, without=without or (), force=force).to(home, torch_dtype(dtype))
     if weights is None:
         print("This network is untrained: no weights were given, so its labels mean nothing. Give them with --weights.")
     with progress() as advance:
@@ -118,6 +120,7 @@ class Room:
     buffers: tuple[int, int]
     batch: int
     dtype: str
+    without: tuple[str, ...] = ()
 
     @property
     def here(self) -> bool:
@@ -131,7 +134,7 @@ class Room:
         given = (self.batch, first.type.channels, *self.window)
         from composer.remedies import Request
 
-        return Request(self.loaded, fed(program, {first.name: given}), {"dtype": self.dtype})
+        return Request(self.loaded, fed(program, {first.name: given}), {"dtype": self.dtype, "without": self.without})
 
     @cached_property
     def cost(self) -> Cost | None:

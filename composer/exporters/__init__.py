@@ -13,6 +13,8 @@ from typing import Any, Protocol
 
 from composer.hookspecs import hookimpl
 
+composer_api = "1"
+
 Shapes = Mapping[str, tuple[int, ...]]
 
 

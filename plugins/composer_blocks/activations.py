@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from composer import Block, Number, Rate, Rule, Type
+from composer import Block, Number, Rate, Rule, Traits, Type
 
 
 class Activation(Block):
@@ -13,6 +13,11 @@ class Activation(Block):
     layout: ClassVar[str] = "any"
     weightless: ClassVar[bool] = True
     module: ClassVar[str] = ""
+    switchable: ClassVar[bool] = False
+    """Whether the module can write over its input."""
+
+    def traits(self) -> Traits:
+        return Traits(in_place=self.switchable)
 
     def infer(self, rule: Rule, x: Type) -> Type:
         return x
@@ -28,6 +33,7 @@ class ReLU(Activation):
 
     name = "act.relu"
     module: ClassVar[str] = "ReLU"
+    switchable: ClassVar[bool] = True
 
 
 class GELU(Activation):
@@ -42,6 +48,7 @@ class ELU(Activation):
 
     name = "act.elu"
     module: ClassVar[str] = "ELU"
+    switchable: ClassVar[bool] = True
 
 
 class Sigmoid(Activation):
@@ -74,6 +81,7 @@ class LeakyReLU(Activation):
     """x where positive, slope · x elsewhere."""
 
     name = "act.leaky_relu"
+    switchable: ClassVar[bool] = True
     slope: Number = 0.01
 
     def build(self, x: Type) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from composer import Block, Number, PerAxis, PerAxisNatural, Positive, Rule, Scope, Slot, Type, Value, slot
+from composer import Block, Number, PerAxis, PerAxisNatural, Positive, Rule, Scope, Slot, Traits, Type, Value, slot
 from composer_blocks.parts import Convolution
 
 
@@ -93,6 +93,9 @@ class Linear(Block):
 
     def infer(self, rule: Rule, x: Type) -> Type:
         return x.with_(channels=width(x.channels, self.out, self.ratio))
+
+    def traits(self) -> Traits:
+        return Traits(linear="cells")
 
     def build(self, x: Type) -> Any:
         from torch import nn

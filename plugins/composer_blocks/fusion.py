@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from composer import Block, Rule, Type
+from composer import Block, Rule, Traits, Type
 
 Fit = Literal["none", "pad_skip", "crop_skip", "crop_x"]
 
@@ -61,6 +61,10 @@ class Concat(Fusion):
     def infer(self, rule: Rule, x: Any, skip: Type | None = None) -> Type:
         items = self.joined(rule, x, skip)
         return self.result(items, sum(t.channels for t in items))
+
+    def traits(self) -> Traits:
+        joins: Literal["read", "turned"] = "turned" if self.order == "skip x" else "read"
+        return Traits(concatenates=joins if self.fit == "none" else "")
 
     def build(self, layout: str) -> Any:
         from composer_blocks.modules.fusion import Concat as Module

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from composer import Block, Number, Positive, Rate, Rule, Type, product
+from composer import Block, Number, Positive, Rate, Rule, Traits, Type, product
 
 
 class LayerNorm(Block):
@@ -19,6 +19,9 @@ class LayerNorm(Block):
 
     def infer(self, rule: Rule, x: Type) -> Type:
         return x
+
+    def traits(self) -> Traits:
+        return Traits(fresh=True)
 
     def build(self, x: Type) -> Any:
         from torch import nn
@@ -40,6 +43,9 @@ class BatchNorm(Block):
         rule.need(self.eps > 0, f"`eps` of a batch norm is more than 0, not {self.eps}", "BP201")
         return x
 
+    def traits(self) -> Traits:
+        return Traits(scales=True)
+
     def build(self, x: Type, rank: int) -> Any:
         from composer_blocks.modules.norms import batch_norm
 
@@ -56,6 +62,9 @@ class InstanceNorm(Block):
     def infer(self, rule: Rule, x: Type) -> Type:
         rule.at_least(product(x.grid), 2, "instance norm needs more than one voxel")
         return x
+
+    def traits(self) -> Traits:
+        return Traits(fresh=True)
 
     def build(self, x: Type, rank: int) -> Any:
         from composer_blocks.modules.norms import INSTANCE
@@ -78,6 +87,9 @@ class GroupNorm(Block):
 
     def _groups(self, x: Type) -> int:
         return x.channels if self.groups == "channels" else int(self.groups)
+
+    def traits(self) -> Traits:
+        return Traits(fresh=True)
 
     def build(self, x: Type) -> Any:
         from torch import nn

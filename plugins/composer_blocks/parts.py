@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from composer import Block, Number, PerAxis, PerAxisNatural, Positive, Rate, Rule, Size, Type, map_, queries
+from composer import Block, Number, PerAxis, PerAxisNatural, Positive, Rate, Rule, Size, Traits, Type, map_, queries
 
 
 class Convolution(Block):
@@ -56,10 +56,23 @@ class Convolution(Block):
             grid.append(size)
         return tuple(grid)
 
+    def traits(self) -> Traits:
+        small = (self.kernel, 1), (self.stride, 1), (self.padding, 0)
+        alone = all(n == least for value, least in small for n in _each(value)) and self.groups == 1
+        computed = self.standardize is not None and not self.transposed
+        return Traits(
+            linear="cells" if alone and not self.transposed else "grid",
+            weight="standardized" if computed else "weight",
+        )
+
     def build(self, x: Type, rank: int) -> Any:
         from composer_blocks.modules.convolution import convolution
 
         return convolution(rank, x.channels, **self.model_dump())
+
+
+def _each(value: PerAxis | PerAxisNatural) -> tuple[int, ...]:
+    return value if isinstance(value, tuple) else (value,)
 
 
 class Patches(Convolution):
@@ -75,6 +88,10 @@ class Patches(Convolution):
             for n, s in zip(x.grid, strides, strict=True):
                 rule.multiple(n, s, "patches")
         return super().infer(rule, x)
+
+    def traits(self) -> Traits:
+        """None where its module has a hook that looks at the input first."""
+        return Traits() if self._refuses else super().traits()
 
     @property
     def _refuses(self) -> bool:
@@ -101,6 +118,9 @@ class Add(Block):
             for a, b in zip((*x.grid, x.length), (*y.grid, y.length), strict=True):
                 rule.equal(a, b, text)
         return x
+
+    def traits(self) -> Traits:
+        return Traits(fresh=True)
 
     def build(self) -> Any:
         import torch

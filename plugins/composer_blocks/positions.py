@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import prod
 from typing import Any, ClassVar, Literal
 
-from composer import Block, Number, Positive, Rule, Scope, Type, Value
+from composer import Block, Number, Positive, Rule, Scope, Traits, Type, Value
 from composer_blocks.parts import Part
 
 
@@ -108,6 +108,9 @@ class RelativePosition(Block):
             )
         return x.with_(grid=(prod(_cells(x)),) * 2)
 
+    def traits(self) -> Traits:
+        return Traits(constant="weights")
+
     def build(self, x: Type, full: Type | None) -> Any:
         from composer_blocks.modules.positions import Relative
 
@@ -129,11 +132,12 @@ class SinePosition(Block):
     arrange   interleaved: sines in even channels, cosines in odd ones. halves: first all sines, then all cosines
     axes      spatial: the part of the first axis comes first. reversed: that of the last
     temperature   the base of the wavelengths
+    places    x does not stand on a grid but holds n places itself, (B, N, n), such as centres and sizes of boxes. Each
+              of them gets so many channels, in their order: (B, N, n·places). With `normalize` they are from 0 to 1
     `mask` (B, 1, *grid), true where x is valid, makes positions count valid cells, and the size their number.
     """
 
     name = "position.sine"
-    layout: ClassVar[str] = "grid"
     weightless: ClassVar[bool] = True
     add: bool = False
     origin: Number = 0
@@ -142,8 +146,14 @@ class SinePosition(Block):
     arrange: Literal["interleaved", "halves"] = "interleaved"
     axes: Literal["spatial", "reversed"] = "spatial"
     temperature: Number = 10000
+    places: Positive | None = None
+
+    def wanted_layout(self, port: str) -> str:
+        return "grid" if self.places is None else "features"
 
     def infer(self, rule: Rule, x: Type, mask: Type | None = None) -> Type:
+        if self.places is not None:
+            return self._of_places(rule, x, self.places, mask)
         least = 2 * x.rank
         text = f"needs an even number of channels, at least {least}: a sine and a cosine per axis, not {x.channels}"
         rule.need(x.channels % 2 == 0 and x.channels >= least, text, "BP401")
@@ -154,11 +164,23 @@ class SinePosition(Block):
                     rule.equal(a, b, text)
         return x
 
-    def build(self, x: Type, rank: int) -> Any:
-        from composer_blocks.modules.positions import Sine
+    def traits(self) -> Traits:
+        return Traits(constant="" if self.add or self.places is not None else "shape")
 
+    def _of_places(self, rule: Rule, x: Type, places: int, mask: Type | None) -> Type:
+        rule.need(places % 2 == 0, f"`places` is even, a sine and a cosine for each wavelength, not {places}", "BP401")
+        grid = mask is None and not self.add and self.origin == 0 and self.axes == "spatial"
+        rule.need(grid, "`add`, `origin`, `axes` and a mask are for cells of a grid, not for `places`", "BP202")
+        return x.with_(channels=x.channels * places)
+
+    def build(self, x: Type, rank: int) -> Any:
+        from composer_blocks.modules.positions import Sine, SineOfPlaces
+
+        if self.places is not None:
+            return SineOfPlaces(x.channels, self.places, self.normalize, self.group, self.arrange, self.temperature)
         part = x.channels // (2 * rank) * 2
-        return Sine([x.channels - (rank - 1) * part, *[part] * (rank - 1)], **self.model_dump())
+        widths = [x.channels - (rank - 1) * part, *[part] * (rank - 1)]
+        return Sine(widths, **self.model_dump(exclude={"places"}))
 
 
 class RotaryPosition(Block):
@@ -180,6 +202,9 @@ class RotaryPosition(Block):
         text = f"a head needs an even number of channels, at least {least}: a pair for each axis, not {x.channels}"
         rule.need(x.channels % 2 == 0 and x.channels >= least, text, "BP401")
         return x.with_(channels=x.channels // 2)
+
+    def traits(self) -> Traits:
+        return Traits(constant="shape")
 
     def build(self, x: Type, rank: int) -> Any:
         from composer_blocks.modules.rotation import Angles

@@ -13,6 +13,7 @@ from composer import (
     Rule,
     Scope,
     Slot,
+    Traits,
     Type,
     Value,
     ceil_div,
@@ -120,6 +121,9 @@ class Resize(Block):
             return x.with_(grid=rule.per_axis(self.size, "size"))
         factors = rule.per_axis(self.scale or 1, "scale")
         return x.with_(grid=tuple(n * f for n, f in zip(x.grid, factors, strict=True)))
+
+    def traits(self) -> Traits:
+        return Traits(interpolates=True)
 
     def build(self, rank: int) -> Any:
         from composer_blocks.modules.resampling import Resize as Module

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from composer import Block, Rule, Scope, Slot, Type, slot
+from composer import Block, Number, Rule, Scope, Slot, Type, slot
 
 
 class JoinedScales(Block):
@@ -31,17 +31,44 @@ class JoinedScales(Block):
         return Join(len(x), x[0].channels, self.level_embedding)
 
 
+class CellBoxes(Block):
+    """A box around each cell of some maps, and which of them lie in the valid part: [(B, *grid, C)] -> (B, N, 2·rank)
+    and (B, N, 1)."""
+
+    name = "part.cell_boxes"
+    layout: ClassVar[str] = "grid"
+    gives: ClassVar[str] = "tokens"
+    lists: ClassVar[tuple[str, ...]] = ("x", "mask")
+    weightless: ClassVar[bool] = True
+    size: Number
+
+    def infer(self, rule: Rule, x: list[Type], mask: list[Type] | None = None) -> dict[str, Type]:
+        joined = Type("scales", 2 * x[0].rank, grids=tuple(m.grid for m in x))
+        return {"boxes": joined, "inside": joined.with_(channels=1)}
+
+    def build(self, rank: int) -> Any:
+        from composer_blocks.modules.scales import CellBoxes as Module
+
+        return Module(rank, self.size)
+
+
 class FlattenScales(Block):
     """Maps of several resolutions and one width, [(B, C, *grid)], as one sequence (B, N, C) that remembers their grids
     (Zhu et al., 2021, arXiv:2010.04159). Its outputs: `tokens`; `position`, the codes that the slot `position` makes of
     each map, to which `level_embedding` adds a learned vector for each; `mask`, where `mask` [(B, 1, *grid)] was given.
     `tokens.take` takes a map out again.
+
+    boxes     with a size, from 0 to 1, two more outputs: `boxes` (B, N, 2·rank), one around each cell, its centre and
+              size as parts of the valid image, last axis first; those of the first map have this size, those of each
+              next one twice that. And `inside` (B, N, 1), 1 where cell, centre and size are valid, that is from 0.01 to
+              0.99; elsewhere it is 0, and all numbers of the box are 1
     """
 
     name = "scales.flatten"
     lists: ClassVar[tuple[str, ...]] = ("x", "mask")
     many: ClassVar[bool] = True
     level_embedding: bool = True
+    boxes: Number | None = None
     position: Slot = slot(offers=("x", "mask"), doc="makes the position code of each map")
 
     def compose(self, net: Scope, x: Any, mask: Any = None) -> Any:
@@ -58,6 +85,8 @@ class FlattenScales(Block):
                 text = f"the position code of {v.type} has the same type, not {code.type}"
                 net.need(code.type == v.type, text, "BP304")
         made: Any = net.add("", JoinedScales(level_embedding=self.level_embedding), x, position=codes, mask=mask)
+        if self.boxes is not None:
+            made |= net.add("boxes", CellBoxes(size=self.boxes), x, mask=mask)
         return {"tokens": None, "position": None, "mask": None, **made}
 
     def _fits(self, net: Scope, x: list[Type], mask: list[Type] | None) -> bool:

@@ -64,15 +64,76 @@ class Token(Block):
         return Module(self.index)
 
 
+class Best(Block):
+    """The tokens with the highest score: (B, N, C), (B, N, K) -> (B, best, C)."""
+
+    name = "part.best"
+    layout: ClassVar[str] = "tokens"
+    gives: ClassVar[str] = "tokens"
+    weightless: ClassVar[bool] = True
+    best: Positive
+
+    def infer(self, rule: Rule, x: Type, score: Type) -> Type:
+        if rule.need(score.kind != "vector", f"each token needs a score, and {score} is one vector", "BP301"):
+            rule.equal(x.length, score.length, f"each token needs a score: {x} has not as many as {score}")
+            rule.at_least(x.length, self.best, f"the {self.best} best tokens")
+        return queries(self.best, x.channels)
+
+    def build(self) -> Any:
+        from composer_blocks.modules.tokens import Best as Module
+
+        return Module(self.best)
+
+
+class ChannelPart(Block):
+    """One of several equal parts of the channels: (B, *grid, C) -> (B, *grid, C / parts)."""
+
+    name = "part.channels"
+    layout: ClassVar[str] = "features"
+    weightless: ClassVar[bool] = True
+    parts: Positive
+    index: Natural
+
+    def infer(self, rule: Rule, x: Type) -> Type:
+        rule.need(x.channels % self.parts == 0, f"{x.channels} channels do not split into {self.parts} parts", "BP401")
+        rule.need(
+            self.index < self.parts, f"of {self.parts} parts the last is {self.parts - 1}, not {self.index}", "BP401"
+        )
+        return x.with_(channels=x.channels // self.parts)
+
+    def build(self, x: Type) -> Any:
+        from composer_blocks.modules.tokens import ChannelPart as Module
+
+        width = x.channels // self.parts
+        return Module(self.index * width, width)
+
+
 class Take(Block):
-    """A part of a sequence: token `index` as a vector, (B, N, C) -> (B, C); or of a sequence of several scales the map
-    that `scale` counts, (B, N, C) -> (B, C, *grid)."""
+    """A part of a sequence (B, N, C), one of four kinds:
+
+    index     the token that it counts, as a vector: (B, C)
+    scale     of a sequence of several scales, the map that it counts: (B, C, *grid)
+    best      as many tokens as it says, those with the highest `score` (B, N, K), best first; the first channel of the
+              score counts: (B, best, C)
+    parts     so many equal parts of the channels, of which `index` counts one: (B, N, C / parts)
+    """
 
     name = "tokens.take"
     index: Natural = 0
     scale: Natural | None = None
+    best: Positive | None = None
+    parts: Positive | None = None
 
-    def compose(self, net: Scope, x: Value) -> Value:
+    def compose(self, net: Scope, x: Value, score: Value | None = None) -> Value:
+        chosen = sum(v is not None for v in (self.scale, self.best, self.parts))
+        net.need(chosen < 2, "takes one of `scale`, `best` and `parts`", "BP202")
+        text = "`best` needs a `score` for each token, and nothing else reads one"
+        if not net.need((self.best is None) == (score is None), text, "BP203"):
+            return x
+        if self.best is not None:
+            return net.add("", Best(best=self.best), x, score)
+        if self.parts is not None:
+            return net.add("", ChannelPart(parts=self.parts, index=self.index), x)
         if self.scale is None:
             return net.add("", Token(index=self.index), x)
         maps, text = net.maps(x), f"no scale {self.scale} in {x.type}"

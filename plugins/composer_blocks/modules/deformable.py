@@ -54,17 +54,22 @@ class Centres(nn.Module):
         self.axes = order(axes, rank)
 
     def forward(self, x: list[Tensor], mask: list[Tensor] | None = None) -> Tensor:
-        levels = [self._of(m) for m in x]
-        if mask is not None:
-            valid = valid_parts(mask, self.axes, precise(x[0]))
-            levels = [c / valid[:, k, None] for k, c in enumerate(levels)]
+        masks = [None] * len(x) if mask is None else mask
+        levels = [self._cells(m) / self._counts(m, v) for m, v in zip(x, masks, strict=True)]
         return torch.cat(levels, 1).expand(x[0].shape[0], -1, -1)
 
-    def _of(self, x: Tensor) -> Tensor:
-        grid = x.shape[1:-1]
-        lines = [(torch.arange(n, device=x.device, dtype=precise(x)) + 0.5) / n for n in grid]
+    def _cells(self, x: Tensor) -> Tensor:
+        """Where cells stand, counted in cells: (1, n, rank)."""
+        lines = [torch.arange(n, device=x.device, dtype=precise(x)) + 0.5 for n in x.shape[1:-1]]
         places = torch.meshgrid(*lines, indexing="ij")
         return torch.stack([places[a].flatten() for a in self.axes], -1)[None]
+
+    def _counts(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """How many cells of each axis are valid: (1 or B, 1, rank)."""
+        if mask is None:
+            return torch.tensor([x.shape[1:-1][a] for a in self.axes], device=x.device, dtype=precise(x)).view(1, 1, -1)
+        edges = [_edge(mask.squeeze(-1), a) for a in self.axes]
+        return torch.stack([e.to(precise(x)).sum(1) for e in edges], -1)[:, None]
 
 
 class Sample(nn.Module):

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
-EPS = 1e-5
-"""The inverse sigmoid stays finite this far from 0 and 1, as in the published code."""
 
-
-def boxes(x: Tensor, reference: Tensor | None = None) -> Tensor:
+class Boxes(nn.Module):
     """x (B, N, 2·rank), reference (B, N, rank or 2·rank) -> sigmoid(x + inverse sigmoid of the reference)."""
-    if reference is not None:
-        at = inverse_sigmoid(reference)
-        x = x + functional.pad(at, (0, x.shape[-1] - at.shape[-1]))
-    return x.sigmoid()
+
+    def __init__(self, eps: float):
+        super().__init__()
+        self.eps = eps
+
+    def forward(self, x: Tensor, reference: Tensor | None = None) -> Tensor:
+        if reference is not None:
+            at = inverse_sigmoid(reference, self.eps)
+            x = x + functional.pad(at, (0, x.shape[-1] - at.shape[-1]))
+        return x.sigmoid()
+
+    def extra_repr(self) -> str:
+        return f"eps={self.eps}"
 
 
-def inverse_sigmoid(x: Tensor) -> Tensor:
-    """log(x / (1 - x)), bounded."""
+def inverse_sigmoid(x: Tensor, eps: float) -> Tensor:
+    """log(x / (1 - x)), both no smaller than eps."""
     x = x.clamp(0, 1)
-    return torch.log(x.clamp(min=EPS) / (1 - x).clamp(min=EPS))
+    return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))

@@ -85,14 +85,14 @@ class Sine(nn.Module):
         temperature: float,
     ):
         super().__init__()
-        self.widths, self.add, self.origin, self.normalize = widths, add, origin, normalize
-        self.group, self.arrange, self.temperature = group, arrange, temperature
+        self.add, self.origin, self.normalize = add, origin, normalize
+        self.waves = Waves(widths, group, arrange, temperature)
         self.order = range(len(widths)) if axes == "spatial" else range(len(widths) - 1, -1, -1)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         dtype = torch.promote_types(x.dtype, torch.float32)
         valid = x.new_ones((1, *x.shape[1:-1]), dtype=dtype) if mask is None else mask.squeeze(-1).to(dtype)
-        parts = [self.waves(self.positions(valid, a + 1), self.widths[a]) for a in self.order]
+        parts = [self.waves.of(self.positions(valid, a + 1), a) for a in self.order]
         code = torch.cat(parts, -1).to(x.dtype)
         return x + code if self.add else code.expand_as(x)
 
@@ -102,8 +102,19 @@ class Sine(nn.Module):
         at = counted - 1 + self.origin
         return at / (counted.narrow(axis, -1, 1) + 1e-6) * (2 * pi) if self.normalize else at
 
-    def waves(self, at: Tensor, width: int) -> Tensor:
-        """at (B, *grid) -> (B, *grid, width)."""
+    def extra_repr(self) -> str:
+        return f"add={self.add}, origin={self.origin}, normalize={self.normalize}, arrange={self.waves.arrange}"
+
+
+class Waves:
+    """Sines and cosines of falling frequency, of as many channels for each axis as `widths` says."""
+
+    def __init__(self, widths: list[int], group: int, arrange: str, temperature: float):
+        self.widths, self.group, self.arrange, self.temperature = widths, group, arrange, temperature
+
+    def of(self, at: Tensor, axis: int) -> Tensor:
+        """at (B, …) -> (B, …, the axis's width)."""
+        width = self.widths[axis]
         channel = torch.arange(width, device=at.device)
         if self.arrange == "halves":
             channel = torch.cat([channel[::2], channel[1::2]])
@@ -111,8 +122,22 @@ class Sine(nn.Module):
         angle = at[..., None] / self.temperature**exponent
         return torch.where(channel % 2 == 0, angle.sin(), angle.cos())
 
+
+class SineOfPlaces(nn.Module):
+    """Places (B, N, n) -> their code (B, N, n·width), computed in 32 bits at least."""
+
+    def __init__(self, count: int, width: int, normalize: bool, group: int, arrange: str, temperature: float):
+        super().__init__()
+        self.waves = Waves([width] * count, group, arrange, temperature)
+        self.scale = 2 * pi if normalize else 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        at = x.to(torch.promote_types(x.dtype, torch.float32)) * self.scale
+        parts = [self.waves.of(v, k) for k, v in enumerate(at.unbind(-1))]
+        return torch.cat(parts, -1).to(x.dtype)
+
     def extra_repr(self) -> str:
-        return f"add={self.add}, origin={self.origin}, normalize={self.normalize}, arrange={self.arrange}"
+        return f"width={self.waves.widths[0]}, arrange={self.waves.arrange}"
 
 
 class Relative(Derived):

@@ -41,6 +41,35 @@ class Take(nn.Module):
         return x[:, self.index]
 
 
+class Best(nn.Module):
+    """x (B, N, C), score (B, N, K) -> the `count` tokens with the highest first score, best first: (B, count, C)."""
+
+    def __init__(self, count: int):
+        super().__init__()
+        self.count = count
+
+    def forward(self, x: Tensor, score: Tensor) -> Tensor:
+        best = score[..., 0].topk(self.count, dim=1).indices
+        return x.gather(1, best[..., None].expand(-1, -1, x.shape[-1]))
+
+    def extra_repr(self) -> str:
+        return f"count={self.count}"
+
+
+class ChannelPart(nn.Module):
+    """One of several equal parts of the channels: (…, C) -> (…, C / parts)."""
+
+    def __init__(self, start: int, width: int):
+        super().__init__()
+        self.start, self.width = start, width
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.narrow(-1, self.start, self.width)
+
+    def extra_repr(self) -> str:
+        return f"start={self.start}, width={self.width}"
+
+
 class Learned(nn.Module):
     """x (B, …) -> (B, count, channels)."""
 

@@ -1,0 +1,127 @@
+"""A prepared step at work: it keeps what it derived, until a module that it reads is not what it was.
+
+Derived tensors are made at the first call and made again when a parameter or buffer of a part is another one, lies
+elsewhere in memory, or was changed in place. `Network` also drops them on `train()` and `eval()`, on `load_state_dict`
+and when it is moved. What nobody can see is a change through `.data` in place between two calls at evaluation.
+
+The parts run themselves where a module has a hook, is in training, was replaced by one of another class, or holds
+tensors of a kind that folding does not know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from operator import is_
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.nn.modules import module as modules_of_torch
+from torch.utils.module_tracker import ModuleTracker
+
+from composer.diagnostics import Diagnostic, PluginError
+from composer.prepared import Prepared
+
+Home = tuple[Mapping[str, Any], str]
+_WITH_ADDRESS = (Tensor, nn.Parameter)
+
+
+class Evaluated:
+    """The callable of a prepared step: `values` of the kernel come first, then those that only the parts need.
+
+    step     what it stands for and how
+    homes    where the modules of the parts are found
+    guards   where the modules are found that must be as they were built, besides
+    plain    the parts on all values
+    """
+
+    def __init__(self, step: Prepared, homes: Sequence[Home], guards: Sequence[Home], plain: Callable[..., Any]):
+        self.address, self.by, self.takes = step.address, step.by, len(step.inputs)
+        self.kernel, self.homes, self.plain = step.kernel(), list(homes), plain
+        self.watched = [(home, name, type(home[name])) for home, name in homes if isinstance(home[name], nn.Module)]
+        self.guarded = [(home, name, type(home[name])) for home, name in guards if isinstance(home[name], nn.Module)]
+        self.kept: tuple[list[Tensor], list[Any], Any] | None = None
+
+    def __call__(self, *values: Any) -> Any:
+        if not self.refresh():
+            return self.plain(*values)
+        assert self.kept is not None
+        modules = [home[name] for home, name in self.homes]
+        return self.kernel.run(self.kept[2], modules, values[: self.takes])
+
+    def refresh(self) -> bool:
+        """Whether the parts may be stood for, what is derived from them being as they are now."""
+        if not (self._as_built(self.watched) and self._as_built(self.guarded)):
+            return False
+        tensors: list[Tensor] = []
+        for home, name, _ in self.watched:
+            tensors += [t for t in home[name]._parameters.values() if t is not None]
+            tensors += [t for t in home[name]._buffers.values() if t is not None]
+        marks = [_mark(t) for t in tensors]
+        if None in marks:
+            return False
+        kept = self.kept
+        if kept is None or marks != kept[1] or len(tensors) != len(kept[0]) or not all(map(is_, tensors, kept[0])):
+            self.kept = (tensors, marks, self._derived())
+        return True
+
+    def _derived(self) -> Any:
+        modules = [home[name] for home, name in self.homes]
+        try:
+            with torch.inference_mode(False), torch.no_grad():  # a tensor of inference mode is of no use elsewhere
+                return self.kernel.prepare(modules)
+        except Exception as fault:
+            text = f"`{self.address}` does not keep its traits: {type(fault).__name__}: {fault}"
+            help = (f"leave the pass out: `--without {self.by[0]}`, in Python `build(without={self.by[0]!r})`",)
+            raise PluginError(Diagnostic("BP611", text, notes=(f"the pass `{self.by[0]}`",), help=help)) from fault
+
+    @staticmethod
+    def _as_built(watched: Sequence[tuple[Mapping[str, Any], str, Any]]) -> bool:
+        """Whether modules are of the class that was built, at evaluation, and nobody listens to their calls."""
+        for home, name, kind in watched:
+            module = home[name]
+            listens = module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__
+            if type(module) is not kind or module.training or listens:
+                return False
+        return True
+
+    def forget(self) -> None:
+        """Drop what was derived."""
+        self.kept = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy or a pickle derives anew."""
+        return {**self.__dict__, "kept": None}
+
+
+def _mark(tensor: Tensor) -> Any:
+    """What changes when the numbers of a tensor do; None where nothing would."""
+    kind = type(tensor)
+    if kind in _WITH_ADDRESS and not tensor.is_inference():
+        return tensor._version, tensor.data_ptr()
+    return (tensor._version, 0) if kind is FakeTensor else None
+
+
+_tracing: Callable[[], bool] = torch.jit.is_tracing  # type: ignore[attr-defined]
+
+
+def _listening() -> bool:
+    """Whether there are hooks for every module; one that only counts who is at work, as torch's counter of FLOPs has,
+    is none."""
+    hooks = (modules_of_torch._global_forward_hooks, modules_of_torch._global_forward_pre_hooks)
+    if not any(hooks):
+        return False
+    return any(not isinstance(getattr(h, "__self__", None), ModuleTracker) for held in hooks for h in held.values())
+
+
+def recording() -> bool:
+    """Whether somebody follows the calls or the numbers, so that every step must run as it is: gradients, a compiler,
+    a tracer, hooks for every module, or a transformation of torch.func."""
+    return (
+        torch.is_grad_enabled()
+        or torch.compiler.is_compiling()
+        or _tracing()
+        or _listening()
+        or torch._C._functorch.peek_interpreter_stack() is not None
+    )

@@ -1,0 +1,230 @@
+"""What prepared steps compute, on tensors: the arithmetic behind the passes of the evaluation plan.
+
+Derived tensors are computed in double precision where the device has it, and stored in the dtype of the weights, so
+that what is folded is as exact as a kernel's own rounding.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.modules.conv import _ConvTransposeNd
+
+TRANSPOSED = {1: functional.conv_transpose1d, 2: functional.conv_transpose2d, 3: functional.conv_transpose3d}
+
+
+def weight_of(module: Any, attribute: str) -> Tensor:
+    """The weight that a linear module uses, which may be computed from the one it holds."""
+    found = getattr(module, attribute)
+    weight: Tensor = found() if callable(found) and not isinstance(found, Tensor) else found
+    return weight
+
+
+def wide(tensor: Tensor) -> Tensor:
+    """In double precision, where there is one."""
+    return tensor if tensor.device.type == "mps" else tensor.double()
+
+
+def scaling(module: Any) -> tuple[Tensor, Tensor]:
+    """y = scale · x + shift of a normalization by running statistics: (C,), (C,), wide."""
+    scale = torch.rsqrt(wide(module.running_var) + module.eps)
+    scale = scale if module.weight is None else scale * wide(module.weight)
+    shift = -wide(module.running_mean) * scale
+    return scale, shift if module.bias is None else shift + wide(module.bias)
+
+
+def scaled(module: Any, weight: Tensor, scale: Tensor) -> Tensor:
+    """The weight whose results are `scale` times as large, one number per channel of the result."""
+    if not isinstance(module, _ConvTransposeNd):
+        return weight * scale.view(-1, *[1] * (weight.dim() - 1))
+    grouped = scale.view(module.groups, 1, -1)  # (in, out / groups, *kernel): the groups split the first axis
+    parts = torch.unflatten(weight, 0, (module.groups, -1))
+    return (parts * grouped.view(*grouped.shape, *[1] * (weight.dim() - 2))).flatten(0, 1)
+
+
+def matrix(module: Any, attribute: str) -> Tensor:
+    """W of a map of the channels of each cell: (out, in), wide."""
+    return wide(weight_of(module, attribute)).flatten(1)
+
+
+def applied(module: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """What a linear module computes, with another weight and bias."""
+    if isinstance(module, nn.Linear):
+        return functional.linear(x, weight, bias)
+    if isinstance(module, _ConvTransposeNd):
+        run: Any = TRANSPOSED[weight.dim() - 2]
+        options = (module.stride, module.padding, module.output_padding, module.groups, module.dilation)
+        made: Tensor = run(x, weight, bias, *options)
+        return made
+    made = module._conv_forward(x, weight, bias)
+    return made
+
+
+@dataclass(frozen=True)
+class Operator:
+    """A linear module with a derived weight and bias; `scales`: the last part is a norm that is folded into it;
+    `product`: a convolution of single cells as one product of matrices."""
+
+    weight: str = "weight"
+    scales: bool = False
+    product: bool = False
+
+    def prepare(self, modules: list[Any]) -> tuple[Tensor, Tensor | None]:
+        module = modules[0]
+        weight, bias = weight_of(module, self.weight), module.bias
+        if not self.scales:
+            return weight.detach(), None if bias is None else bias.detach()
+        scale, shift = scaling(modules[-1])
+        shift = shift if bias is None else shift + scale * wide(bias)
+        return scaled(module, wide(weight), scale).to(weight.dtype), shift.to(weight.dtype)
+
+    def run(self, derived: Any, modules: list[Any], values: tuple[Any, ...]) -> Tensor:
+        weight, bias = derived
+        y = product(values[0], weight, bias) if self.product else applied(modules[0], values[0], weight, bias)
+        for move in modules[1 : -1 if self.scales else None]:  # the compiler's own changes of layout
+            y = move(y)
+        return y
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x (B, C, *grid) -> (B, out, *grid)."""
+    cells, rows = x.flatten(2), weight.flatten(1).expand(x.shape[0], -1, -1)
+    y = torch.bmm(rows, cells) if bias is None else torch.baddbmm(bias[None, :, None], rows, cells)
+    return y.reshape(*y.shape[:2], *x.shape[2:])
+
+
+@dataclass(frozen=True)
+class Level:
+    """One branch of a concatenation: its value and layout, the maps on the way as (part, attribute of the weight), and
+    the resizes as (part, port, value that lends the grid); -1 where there is none."""
+
+    value: int
+    last: bool
+    maps: tuple[tuple[int, str], ...]
+    resizes: tuple[tuple[int, str, int], ...]
+    channels: int
+
+
+@dataclass(frozen=True)
+class Levels:
+    """Σ resize_i(A_i · x_i) + c; one matrix A_i stands for all linear maps of a branch and those of what follows.
+
+    fuse   the part that maps the concatenation, and the attribute of its weight
+    norm   the part that scales the sum, or -1
+    last   whether the result is (B, *grid, C)
+    """
+
+    levels: tuple[Level, ...]
+    fuse: tuple[int, str]
+    norm: int
+    last: bool
+
+    def prepare(self, modules: list[Any]) -> tuple[list[Tensor], Tensor]:
+        part, attribute = self.fuse
+        whole, bias = matrix(modules[part], attribute), modules[part].bias
+        dtype, shift = weight_of(modules[part], attribute).dtype, whole.new_zeros(whole.shape[0])
+        shift = shift if bias is None else shift + wide(bias)
+        matrices = []
+        blocks = torch.split(whole, [n.channels for n in self.levels], 1)
+        for level, block in zip(self.levels, blocks, strict=True):
+            for part, attribute in level.maps:
+                own = modules[part].bias
+                shift = shift if own is None else shift + block @ wide(own)
+                block = block @ matrix(modules[part], attribute)
+            matrices.append(block)
+        if self.norm >= 0:
+            scale, more = scaling(modules[self.norm])
+            matrices, shift = [m * scale[:, None] for m in matrices], shift * scale + more
+        return [m.to(dtype) for m in matrices], shift.to(dtype)
+
+    def run(self, derived: Any, modules: list[Any], values: tuple[Any, ...]) -> Tensor:
+        matrices, shift = derived
+        total: Tensor | None = None
+        for k, (level, weight) in enumerate(zip(self.levels, matrices, strict=True)):
+            x = values[level.value]
+            y = functional.linear(x if level.last else x.movedim(1, -1), weight, shift if k == 0 else None)
+            y = y.movedim(-1, 1)
+            for part, port, like in level.resizes:
+                y = modules[part](y, **({port: values[like]} if like >= 0 else {}))
+            total = y if total is None else total.add_(y)
+        assert total is not None
+        return total.movedim(1, -1).contiguous() if self.last else total
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A value that follows from weights alone; its ports, so many by position and others by name, have only types."""
+
+    required: int = 0
+    named: tuple[str, ...] = ()
+
+    def prepare(self, modules: list[Any]) -> list[Any]:
+        return _dated(modules[0](*[None] * self.required, **dict.fromkeys(self.named)))
+
+    def run(self, derived: Any, modules: list[Any], values: tuple[Any, ...]) -> Any:
+        if _is_spoilt(derived):
+            with torch.inference_mode(False), torch.no_grad():
+                derived[:] = self.prepare(modules)
+        return derived[0]
+
+
+def _dated(value: Tensor) -> list[Any]:
+    """A constant with its version, which rises when somebody writes into it."""
+    return [value, value._version]
+
+
+def _is_spoilt(dated: list[Any]) -> bool:
+    return bool(dated[0]._version != dated[1])
+
+
+MOST_SHAPES = 4
+"""Codes of so many shapes are kept."""
+
+
+@dataclass(frozen=True)
+class OfShape:
+    """A value that follows from the shape of another, kept for each shape, dtype and device."""
+
+    def prepare(self, modules: list[Any]) -> dict[Any, Any]:
+        return {}
+
+    def run(self, derived: Any, modules: list[Any], values: tuple[Any, ...]) -> Any:
+        x = values[0]
+        key = (x.shape, x.dtype, x.device)
+        if key not in derived or _is_spoilt(derived[key]):
+            if len(derived) >= MOST_SHAPES:
+                derived.clear()
+            with torch.inference_mode(False), torch.no_grad():
+                derived[key] = _dated(modules[0](torch.empty_like(x)))
+        return derived[key][0]
+
+
+@dataclass(frozen=True)
+class InPlace:
+    """A function of each number, written over its input."""
+
+    def prepare(self, modules: list[Any]) -> Any:
+        own = copy.copy(modules[0])
+        own.inplace = True
+        return own
+
+    def run(self, derived: Any, modules: list[Any], values: tuple[Any, ...]) -> Any:
+        return derived(values[0])
+
+
+def tensors_of(derived: Any) -> list[Tensor]:
+    """All tensors of what a kernel derived."""
+    if isinstance(derived, Tensor):
+        return [derived]
+    items: Sequence[Any] = ()
+    if isinstance(derived, dict):
+        items = list(derived.values())
+    elif isinstance(derived, (list, tuple)):
+        items = derived
+    return [t for item in items for t in tensors_of(item)]

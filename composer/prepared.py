@@ -1,0 +1,140 @@
+"""Prepared steps: one step of the evaluation plan in the place of several, with tensors derived from their modules.
+
+    training, and wherever gradients are recorded     conv -> norm -> relu
+    evaluation without gradients                      [conv · norm] -> relu
+
+A pass that needs weights, or that only holds at evaluation, rewrites `Program.evaluation` and leaves `Program.steps`
+as they are. A prepared step owns no parameter and no module: it reads those of its `parts`, so `state_dict`, training,
+hooks and replaced modules go on as before. What it derives is made at the first call and made again when a parameter
+changed; where a part is not what it was (a hook, another module, one that trains), the parts run themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from composer.inference import Program, Step, Value
+from composer.liveness import ids_of, needed
+from composer.traits import Traits
+
+
+class Kernel(Protocol):
+    """How a prepared step computes. It holds options and no tensors."""
+
+    def prepare(self, modules: list[Any]) -> Any:
+        """What is derived from the modules of the parts: tensors in tuples and lists. Gradients are off."""
+        ...
+
+    def run(self, derived: Any, modules: list[Any], values: tuple[Any, ...]) -> Any:
+        """The value, from `values` in the order of `Prepared.inputs`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A step of the evaluation plan that stands for its `parts`.
+
+    by       the passes that made it
+    parts    the steps it replaces, in order; the last one's value is its value
+    inputs   numbers of the values that its kernel takes, in order
+    guards   steps that must still be as they were built although they run themselves
+    """
+
+    address: str
+    by: tuple[str, ...]
+    parts: tuple[Step, ...]
+    inputs: tuple[int, ...]
+    kernel: Callable[[], Kernel]
+    guards: tuple[Step, ...] = ()
+    keys: None = None
+    unused: bool = False
+
+    @property
+    def outputs(self) -> tuple[int, ...]:
+        return self.parts[-1].outputs
+
+    @property
+    def reads(self) -> tuple[int, ...]:
+        """What the kernel takes, and what the parts need from outside."""
+        made = {i for part in self.parts for i in part.outputs}
+        around = (i for part in self.parts for i in part.reads if i not in made)
+        return tuple(dict.fromkeys((*self.inputs, *around)))
+
+
+AnyStep = Step | Prepared
+
+
+class Flow:
+    """The steps of an evaluation plan on their way through a pass: who makes a value, and who reads it."""
+
+    def __init__(self, program: Program):
+        self.program = program
+        self.values: Mapping[int, Value] = {v.id: v for v in program.values}
+        self.outputs = {i for o in program.outputs if not o.training for i in ids_of(o.ids)}
+        self.steps: list[AnyStep | None] = list(at_evaluation(program))
+        self.makers: dict[int, AnyStep] = {}
+        self.places: dict[int, int] = {}
+        self.readers: dict[int, list[AnyStep]] = {}
+        for place, step in enumerate(self.steps):
+            if step is not None:
+                self._enter(step, place)
+
+    def _enter(self, step: AnyStep, place: int) -> None:
+        for i in step.outputs:
+            self.makers[i], self.places[i] = step, place
+        for i in step.reads:
+            self.readers.setdefault(i, []).append(step)
+
+    def _leave(self, step: AnyStep) -> int:
+        for i in step.outputs:
+            del self.makers[i]
+        for i in set(step.reads):
+            self.readers[i] = [r for r in self.readers[i] if r is not step]
+        return self.places[step.outputs[0]]
+
+    def __iter__(self) -> Iterator[AnyStep]:
+        """The steps as they were; those that a pass absorbs meanwhile are skipped."""
+        for step in tuple(self.steps):
+            if step is not None and self.makers.get(step.outputs[0]) is step:
+                yield step
+
+    def only_reader(self, step: AnyStep) -> AnyStep | None:
+        """The one step that reads what another makes, once, if nobody else does, not even the user."""
+        (value, *more) = step.outputs
+        readers = self.readers.get(value, ())
+        return readers[0] if len(readers) == 1 and not more and value not in self.outputs else None
+
+    def put(self, prepared: Prepared) -> None:
+        """A prepared step at the place of the last of its parts; what stood for one of them is gone."""
+        gone = [self.makers[i] for part in prepared.parts for i in part.outputs[:1] if i in self.makers]
+        for step in gone:
+            place = self._leave(step)
+            self.steps[place] = None
+        self.steps[place] = prepared
+        self._enter(prepared, place)
+
+    def done(self) -> Program:
+        """The program with these steps at evaluation."""
+        return replace(self.program, evaluation=tuple(s for s in self.steps if s is not None))
+
+
+def at_evaluation(program: Program) -> tuple[AnyStep, ...]:
+    """The steps that run at evaluation: what passes made of them, or those that an output needs then."""
+    if program.evaluation is not None:
+        return program.evaluation
+    wanted = needed(program.steps, (i for o in program.outputs if not o.training for i in ids_of(o.ids)))
+    return tuple(s for s in program.steps if wanted & set(s.outputs) and not s.unused)
+
+
+def traits_of(step: AnyStep | None) -> Traits:
+    """The promises of a step that runs as it is; one that is prepared already makes none."""
+    return step.block.traits() if isinstance(step, Step) and step.keys is None else Traits()
+
+
+def fired(program: Program) -> Iterable[tuple[str, Prepared]]:
+    """Each prepared step of a program with the names of the passes that made it."""
+    for step in program.evaluation or ():
+        if isinstance(step, Prepared):
+            yield from ((name, step) for name in step.by)

@@ -1,0 +1,730 @@
+"""Passes are exact: the optimized network is the other one, in every shipped blueprint, with weights and statistics that
+are not those of a fresh network; and it stays one when its weights change."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+import composer
+from composer.cli.main import run
+from composer.inference import Program
+from composer.module import Network
+from composer.passes import SHIPPED, Pass
+from composer.prepared import fired
+from composer.swaps import swaps_of
+from composer.testing import storages
+
+REGISTRY = composer.Registry.discover()
+TINY = swaps_of(REGISTRY)["tiny"]
+MORE: dict[str, tuple[Any, dict[str, Any]]] = {
+    "resnet": ([64, 64], dict(depths=[1, 1, 1, 1])),
+    "cotr:aspp": ([16, 32, 32], TINY["cotr"]["params"]),
+    "attention_unet:single": ([32, 32], TINY["attention_unet"]["params"]),
+}
+CASES: list[tuple[str, tuple[int, ...], dict[str, Any]]] = [
+    *((name, tuple(size), tiny.get("params") or {}) for name, tiny in TINY.items() for size in tiny["sizes"]),
+    *((name, tuple(size), params) for name, (size, params) in MORE.items()),
+]
+IDS = [f"{name}-{len(size)}d" for name, size, _ in CASES]
+PREPARING = [p.name for p in SHIPPED if p.prepares]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def blueprint(name: str, size: tuple[int, ...] = (), **params: Any) -> composer.Blueprint:
+    return composer.load(name, size=list(size), **params)
+
+
+@torch.no_grad()
+def scrambled(network: nn.Module, seed: int = 0) -> None:
+    """Weights, affine parameters and statistics as after training, none of them zero or one."""
+    random = torch.Generator().manual_seed(seed)
+    for module in network.modules():
+        for name, held in (*module._parameters.items(), *module._buffers.items()):
+            if (
+                held is None
+                or not held.is_floating_point()
+                or name not in {**module.state_dict(), **module._parameters}
+            ):
+                continue
+            noise = torch.randn(held.shape, generator=random)
+            if name == "running_var" or (name == "weight" and held.dim() == 1):
+                held.copy_(0.5 + noise.abs())
+            elif held.dim() > 1:
+                held.copy_(noise / held[0].numel() ** 0.5)
+            else:
+                held.copy_(0.3 * noise)
+
+
+def inputs_of(network: Network, batch: int = 2, seed: int = 1, grad: bool = False) -> list[Tensor]:
+    program = network.blueprint.check()  # type: ignore[attr-defined]
+    random = torch.Generator().manual_seed(seed)
+    types = [i.type.at(program.built) for i in program.inputs if not i.optional]
+    return [torch.randn(batch, t.channels, *t.grid, generator=random, requires_grad=grad) for t in types]
+
+
+@cache
+def pair(case: int) -> tuple[Network, Network]:
+    """The network with every pass and with none, on equal weights."""
+    name, size, params = CASES[case]
+    asked = {**params, **({"size": list(size)} if size else {})}
+    loaded = composer.load(name, **asked)
+    ours, plain = loaded.build(), loaded.build(without="all")
+    scrambled(plain)
+    ours.load_state_dict(plain.state_dict())
+    return ours, plain
+
+
+def difference(ours: Any, plain: Any) -> float:
+    """The largest relative to the largest number."""
+    worst = 0.0
+    for a, b in zip(tree_leaves(ours), tree_leaves(plain), strict=True):
+        if isinstance(b, Tensor):
+            assert a.shape == b.shape
+            worst = max(worst, float((a - b).abs().max() / b.abs().max().clamp_min(1e-30)))
+    return worst
+
+
+# --- every shipped blueprint -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", range(len(CASES)), ids=IDS)
+def test_at_evaluation_the_outputs_are_equal(case: int) -> None:
+    ours, plain = (copy.deepcopy(n).eval() for n in pair(case))
+    values = inputs_of(ours)
+    with torch.no_grad():
+        found, wanted = ours(*values), plain(*values)
+        again = ours(*values)
+    assert difference(found, wanted) <= 1e-5
+    assert difference(again, found) == 0
+    assert (kept(ours) > 0) == bool(ours._prepared)
+
+
+@pytest.mark.parametrize("case", range(len(CASES)), ids=IDS)
+def test_what_is_prepared_leaves_training_and_weights_alone(case: int) -> None:
+    ours, plain = (copy.deepcopy(n).train() for n in pair(case))
+    assert list(ours.state_dict()) == list(plain.state_dict())
+    made = []
+    for network in (ours, plain):
+        torch.manual_seed(5)
+        values = inputs_of(network, grad=True)
+        outputs = [y for y in tree_leaves(network(*values)) if isinstance(y, Tensor) and y.requires_grad]
+        torch.autograd.backward([y.square().sum() for y in outputs])
+        made.append([*outputs, *(v.grad for v in values), *(p.grad for p in network.parameters()), *network.buffers()])
+    for a, b in zip(*made, strict=True):
+        assert (a is None) == (b is None)
+        assert a is None or torch.equal(a, b)
+
+
+# --- derived tensors live as long as the weights they are of ----------------------------------------------------------
+
+
+UNET: dict[str, Any] = dict(size=[16, 16], widths=[4, 8], channels=1, classes=2)
+
+
+def unet(**options: Any) -> Network:
+    """Convolutions with batch norms and ReLUs, at evaluation."""
+    network = composer.load("unet", **UNET).build(**options)
+    scrambled(network)
+    return network.eval()
+
+
+def same(network: nn.Module, x: Tensor) -> bool:
+    """Whether the network gives without gradients what it gives with them, where every step runs as it is."""
+    with torch.no_grad():
+        found = network(x)
+    wanted = network(x)
+    assert wanted.requires_grad or not any(p.requires_grad for p in network.parameters())
+    return difference(found, wanted.detach()) <= 1e-5
+
+
+def kept(network: Network) -> int:
+    return sum(step.kept is not None for step in network._evaluated())
+
+
+X = torch.randn(1, 1, 16, 16, generator=torch.Generator().manual_seed(3))
+
+
+def test_the_first_call_prepares_and_later_ones_do_not() -> None:
+    network = unet()
+    assert kept(network) == 0
+    assert same(network, X)
+    states = [step.kept for step in network._evaluated()]
+    assert len(states) > 5
+    assert all(states)
+    assert same(network, X)
+    assert all(a is step.kept for a, step in zip(states, network._evaluated(), strict=True))
+
+
+def changed_in_place(network: Network) -> None:
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(1.3)
+
+
+def changed_statistics(network: Network) -> None:
+    network.get_buffer("down.0.convs.0.norm.running_mean").add_(1)
+
+
+def changed_data(network: Network) -> None:
+    for parameter in network.parameters():
+        parameter.data = parameter.data * 1.3
+
+
+def changed_parameter(network: Network) -> None:
+    part = network.get_submodule("down.0.convs.0")
+    part.weight = nn.Parameter(part.weight.detach() * 2)
+
+
+def optimized_once(network: Network) -> None:
+    network(X).square().sum().backward()
+    torch.optim.SGD(network.parameters(), 0.1).step()
+
+
+def loaded_into_a_part(network: Network) -> None:
+    part = network.get_submodule("down.0")
+    part.load_state_dict({k: v + 0.5 if v.is_floating_point() else v for k, v in part.state_dict().items()})
+
+
+def replaced(network: Network) -> None:
+    other = nn.Conv2d(1, 4, 3, padding=1)
+    other.add_module("norm", network.get_submodule("down.0.convs.0.norm"))
+    other.add_module("act", network.get_submodule("down.0.convs.0.act"))
+    network.get_submodule("down.0.convs").add_module("0", other)
+
+
+def replaced_by_another_kind(network: Network) -> None:
+    network.get_submodule("down.0.convs.0").add_module("norm", nn.InstanceNorm2d(4))
+
+
+def parametrized(network: Network) -> None:
+    part = network.get_submodule("down.0.convs.0")
+    nn.utils.parametrizations.weight_norm(part)
+    with torch.no_grad():
+        part.parametrizations.weight.original0.mul_(2)
+
+
+def normalizing_by_batch(network: Network) -> None:
+    """As test-time adaptation does: one norm follows the statistics of what it is fed."""
+    norm = network.get_submodule("down.0.convs.0.norm")
+    norm.momentum = 0.0
+    norm.train()
+
+
+CHANGES = [
+    changed_in_place, changed_statistics, changed_data, changed_parameter, optimized_once, loaded_into_a_part, replaced,
+    replaced_by_another_kind, parametrized, normalizing_by_batch,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=[c.__name__ for c in CHANGES])
+def test_a_change_between_two_calls_is_followed(change: Any) -> None:
+    network = unet()
+    with torch.no_grad():
+        before = network(X)
+    change(network)
+    assert same(network, X)
+    with torch.no_grad():
+        assert difference(network(X), before) > 1e-3
+
+
+def test_train_eval_load_and_move_drop_what_was_derived() -> None:
+    network = unet()
+    state = {k: v + 0.25 if v.is_floating_point() else v for k, v in network.state_dict().items()}
+    drops = (network.train, network.eval, lambda: network.load_state_dict(state), network.double, network.float)
+    for drop in drops:
+        network.eval()
+        with torch.no_grad():
+            network(X.to(next(network.parameters()).dtype))
+        assert kept(network) > 5
+        drop()
+        assert kept(network) == 0
+    network.eval()
+    for parameter in network.parameters():  # as an average of weights does, unseen by torch's versions
+        parameter.data.mul_(1.5)
+    network.eval()
+    assert same(network, X)
+
+
+def test_a_change_of_dtype_is_followed() -> None:
+    network = unet()
+    assert same(network, X)
+    assert same(network.double(), X.double())
+    with torch.no_grad():
+        assert network(X.double()).dtype == torch.float64
+        assert network.to(torch.bfloat16)(X.bfloat16()).dtype == torch.bfloat16
+
+
+def test_prepare_derives_before_the_first_call() -> None:
+    network = unet()
+    tensors = network.prepare()
+    folded = [
+        network.get_parameter(f"{step.address}.weight")
+        for _, step in fired(network.blueprint.optimized())
+        if "norms" in step.by
+    ]
+    assert sum(t.numel() for t in tensors if t.dim() > 1) == sum(p.numel() for p in folded) > 0
+    assert kept(network) > 5
+    assert not any(t.requires_grad for t in tensors)
+
+
+# --- where the steps run as they are ------------------------------------------------------------------------------------
+
+
+def test_gradients_at_evaluation_are_those_of_the_plain_network() -> None:
+    ours = unet()
+    plain = unet(without="all")
+    for network in (ours, plain):
+        with torch.no_grad():
+            network(X)
+    x, y = X.clone().requires_grad_(), X.clone().requires_grad_()
+    for network, value in ((ours, x), (plain, y)):
+        network(value).square().sum().backward()
+    assert torch.equal(x.grad, y.grad)
+    for a, b in zip(ours.parameters(), plain.parameters(), strict=True):
+        assert torch.equal(a.grad, b.grad)
+
+
+@pytest.mark.parametrize("at", ["down.0.convs.0", "down.0.convs.0.norm", "down.0.convs.0.act"])
+def test_hooks_are_called_and_see_what_they_would(at: str) -> None:
+    ours, plain = unet(), unet(without="all")
+    seen: list[Tensor] = []
+    for network in (ours, plain):
+        network.get_submodule(at).register_forward_hook(lambda module, given, made: seen.append(made))
+        with torch.no_grad():
+            network(X)
+    assert len(seen) == 2
+    assert difference(*seen) <= 1e-5
+
+
+def test_a_hook_for_every_module_hears_them_all() -> None:
+    network, heard = unet(), set()
+    handle = nn.modules.module.register_module_forward_hook(lambda module, *_: heard.add(id(module)))
+    try:
+        with torch.no_grad():
+            network(X)
+    finally:
+        handle.remove()
+    assert {id(m) for m in network.modules() if "norm" in type(m).__name__.lower()} <= heard
+
+
+def test_dropout_that_trains_at_evaluation_still_drops() -> None:
+    network = composer.load("unet", **UNET, act={"use": "dropout", "rate": 0.5}).build().eval()
+    for module in network.modules():
+        if isinstance(module, nn.Dropout):
+            module.train()
+    with torch.no_grad():
+        assert not torch.equal(network(X), network(X))
+
+
+# --- copies, pickles, compilers ---------------------------------------------------------------------------------------
+
+
+def test_copies_and_pickles_derive_their_own() -> None:
+    network = unet()
+    with torch.no_grad():
+        wanted = network(X)
+    assert kept(network) > 5
+    for other in (copy.deepcopy(network), pickle.loads(pickle.dumps(network))):
+        assert kept(other) == 0
+        with torch.no_grad():
+            assert torch.equal(other(X), wanted)
+            other.get_submodule("head").bias.add_(1)
+            assert difference(other(X), wanted + 1) <= 1e-5
+            assert torch.equal(network(X), wanted)
+        assert same(other, X)
+
+
+def test_compiled_and_exported() -> None:
+    network = unet()
+    with torch.no_grad():
+        wanted = network(X)
+        assert difference(torch.compile(network, fullgraph=True, backend="eager")(X), wanted) <= 1e-5
+        exported = torch.export.export(network, (X,)).module()
+        assert difference(exported(X), wanted) <= 1e-5
+    assert difference(torch.compile(network, fullgraph=True, backend="eager")(X).detach(), wanted) <= 1e-5
+
+
+def test_transformations_of_torch_func() -> None:
+    network = unet()
+    with torch.no_grad():
+        wanted = network(X)
+        doubled = {n: 2 * p for n, p in network.named_parameters()}
+        found = torch.func.functional_call(network, doubled, (X,))
+        assert difference(network(X), wanted) == 0
+        stacked = torch.vmap(lambda x: network(x))(torch.stack([X, 2 * X]))
+    changed_in_place_by_two = copy.deepcopy(network)
+    with torch.no_grad():
+        for p in changed_in_place_by_two.parameters():
+            p.mul_(2)
+        assert difference(found, changed_in_place_by_two(X)) <= 1e-5
+        assert difference(stacked[0], wanted) <= 1e-5
+
+
+@pytest.mark.parametrize("name", ["segformer", "attention_unet"])
+def test_autocast(name: str) -> None:
+    """What is prepared outside of autocast or inside serves both."""
+    ours, plain = (copy.deepcopy(n).eval() for n in pair(next(k for k, c in enumerate(CASES) if c[0] == name)))
+    values = inputs_of(ours)
+    with torch.no_grad():
+        for first in (True, False):
+            with torch.autocast("cpu", torch.bfloat16, enabled=first):
+                assert difference(ours.eval()(*values).float(), plain(*values).float()) <= (0.05 if first else 1e-5)
+            with torch.autocast("cpu", torch.bfloat16, enabled=not first):
+                assert difference(ours(*values).float(), plain(*values).float()) <= (1e-5 if first else 0.05)
+
+
+def test_inference_mode_and_then_gradients() -> None:
+    network = unet()
+    with torch.inference_mode():
+        found = network(X)
+    with torch.no_grad():
+        assert torch.equal(network(X), found)
+    network(X).sum().backward()
+    assert same(network, X)
+
+
+# --- each pass --------------------------------------------------------------------------------------------------------
+
+
+def written(folder: Path, nodes: str, image: str = "{type: B 3 H W, size: [16, 16]}", output: str = "y") -> Any:
+    path = folder / "written.yaml"
+    body = "".join(f"  {line}\n" for line in nodes.strip().splitlines())
+    path.write_text(
+        f"blueprint: 1\nname: written\ninputs: {{image: {image}}}\ngraph:\n{body}outputs: {{y: {output}}}\n"
+    )
+    return composer.load(path)
+
+
+def checked(loaded: composer.Blueprint, *, tolerance: float = 1e-5) -> list[tuple[str, str]]:
+    """What fires, after the outputs with and without passes were compared."""
+    ours, plain = loaded.build(), loaded.build(without="all")
+    scrambled(plain)
+    ours.load_state_dict(plain.state_dict())
+    with torch.no_grad():
+        values = inputs_of(ours)
+        assert difference(ours.eval()(*values), plain.eval()(*values)) <= tolerance
+    return [(name, step.address) for name, step in fired(loaded.optimized())]
+
+
+HEAD = """
+low: {use: conv, out: 6, stride: 2, act: gelu}
+side: {use: MAP, out: 8, from: low}
+up: {use: resize, scale: 2}
+join: {use: fuse.concat, from: [up, image]}
+y: {use: MIX, out: 4}
+"""
+
+
+def fires(loaded: Any, name: str) -> list[str]:
+    return [at for each, at in checked(loaded) if each == name]
+
+
+def test_levels_are_folded_where_that_multiplies_less(tmp_path: Path) -> None:
+    for map_ in ("linear", "{use: conv, kernel: 1}"):
+        for mix in ("linear", "{use: conv, kernel: 1}", "{use: conv, kernel: 1, norm: batch, bias: false}"):
+            text = HEAD
+            for word, block in (("MAP", map_), ("MIX", mix)):
+                text = text.replace(f"use: {word}", block.strip("{}") if "use" in block else f"use: {block}")
+            assert fires(written(tmp_path, text), "levels") == ["y"]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "why"),
+    [
+        ("low: {use: conv, out: 4}\njoin: {use: fuse.concat, from: [low, image]}\ny: {use: linear, out: 4}", "nothing between"),
+        (HEAD.replace("out: 6", "out: 64").replace("out: 8", "out: 2").replace("out: 4", "out: 64"), "a narrow map saves more"),
+        (HEAD.replace("y: {use: MIX, out: 4}", "y: {use: conv, out: 4}"), "a kernel of 3 sees the border"),
+        (HEAD.replace("up: {use: resize, scale: 2}", "large: {use: resize, scale: 2}\nup: act.gelu"),
+            "not linear"),
+        (HEAD.replace("y: {use: MIX, out: 4}", "m: {use: MIX, out: 4}\ny: {use: fuse.multiply, from: [m, again]}").replace(
+            "join:", "again: {use: linear, out: 4, from: image}\nalso: {use: linear, from: up, out: 4}\njoin:").replace(
+            "[m, again]", "[m, again, also]"), "the map is read elsewhere, so nothing of it is saved"),
+    ],
+)  # fmt: skip
+def test_levels_are_left_alone(nodes: str, why: str, tmp_path: Path) -> None:
+    loaded = written(tmp_path, nodes.replace("MAP", "linear").replace("MIX", "linear"))
+    assert fires(loaded, "levels") == [], why
+
+
+LEVEL = st.tuples(
+    st.sampled_from(["linear", "conv", "none"]),
+    st.sampled_from(["none", "linear", "nearest", "corners"]),
+    st.integers(1, 5),
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    levels=st.lists(LEVEL, min_size=2, max_size=4),
+    mix=st.sampled_from(["linear, bias: false", "conv, kernel: 1", "conv, kernel: 1, norm: batch, act: relu"]),
+    turned=st.booleans(),
+    seed=st.integers(0, 9),
+)
+def test_random_heads(
+    levels: list[tuple[str, str, int]], mix: str, turned: bool, seed: int, tmp_path_factory: Any
+) -> None:
+    """Branches of any kind and resolution, joined in either order."""
+    lines = []
+    for k, (kind, resize, width) in enumerate(levels):
+        stride = 1 if resize == "none" else 2
+        mode = {"nearest": ", mode: nearest", "corners": ", align_corners: true"}.get(resize, "")
+        lines.append(f"low{k}: {{use: conv, from: image, out: {width + 1}, stride: {stride}, act: gelu}}")
+        if kind != "none":
+            lines.append(f"side{k}: {{use: {kind}, out: {width}{', kernel: 1' if kind == 'conv' else ''}}}")
+        like = f", from: {{x: {f'side{k}' if kind != 'none' else f'low{k}'}, like: image}}" if k % 2 else ", scale: 2"
+        lines.append(f"up{k}: {{use: resize{like}{mode}}}" if resize != "none" else f"up{k}: {{when: false}}")
+    names = ", ".join(f"up{k}" for k in range(len(levels)))
+    lines.append(f"join: {{use: fuse.concat, from: [{names}], order: {'skip x' if turned else 'x skip'}}}")
+    lines.append(f"y: {{use: {mix}, out: 7}}")
+    torch.manual_seed(seed)
+    checked(written(tmp_path_factory.mktemp("head"), "\n".join(lines)))
+
+
+@pytest.mark.parametrize(
+    ("conv", "folds"),
+    [
+        ("conv, out: 6", True),
+        ("conv, out: 6, bias: false, groups: 3", True),
+        ("conv, out: 6, transposed: true, stride: 2", True),
+        ("conv, out: 6, transposed: true, stride: 2, groups: 3", True),
+        ("conv, out: 6, standardize: biased", True),
+        ("linear, out: 6", True),
+        ("tokenizer.patch, dim: 6, patch: 4, kernel: 7, padding: half", True),
+        ("tokenizer.patch, dim: 6, patch: 4", False),  # a hook refuses what is left over
+    ],
+)
+@pytest.mark.parametrize("frozen", [False, True])
+def test_norms_are_folded_into_what_is_linear(conv: str, folds: bool, frozen: bool, tmp_path: Path) -> None:
+    norm = f"{{use: norm.batch, frozen: {str(frozen).lower()}}}"
+    loaded = written(tmp_path, f"a: {{use: {conv}}}\nn: {norm}\ny: act.relu")
+    assert fires(loaded, "norms") == (["a"] if folds else [])
+
+
+def test_a_norm_stays_where_the_map_before_it_is_read_too(tmp_path: Path) -> None:
+    assert fires(written(tmp_path, "a: {use: conv}\nn: norm.batch\ny: {use: fuse.add, from: [n, a]}"), "norms") == []
+
+
+def test_in_place_only_over_memory_that_nobody_reads_again(tmp_path: Path) -> None:
+    one = "a: {use: conv}\nb: act.relu\ny: {use: conv}"
+    assert fires(written(tmp_path, one), "in_place") == ["b"]
+    assert fires(written(tmp_path, one.replace("y: {use: conv}", "y: {use: fuse.add, from: [a, b]}")), "in_place") == []
+    assert fires(written(tmp_path, "a: act.relu\ny: {use: conv}"), "in_place") == []  # the image is the user's
+    assert fires(written(tmp_path, "a: {use: dropout}\nb: act.relu\ny: {use: conv}"), "in_place") == []
+    assert fires(written(tmp_path, "a: {use: conv}\ny: act.relu"), "in_place") == ["y"]
+    network = written(tmp_path, "a: act.relu\ny: {use: conv}").build().eval()
+    x = torch.randn(1, 3, 16, 16)
+    before = x.clone()
+    with torch.no_grad():
+        network(x)
+    assert torch.equal(x, before)
+
+
+def test_products_are_for_voxels(tmp_path: Path) -> None:
+    volume = "{type: B 3 D H W, size: [8, 8, 8]}"
+    nodes = "a: {use: conv, kernel: 1, out: 4, norm: batch}\nb: {use: conv}\ny: {use: conv, kernel: 1, bias: false}"
+    assert fires(written(tmp_path, nodes, volume), "products") == ["a", "y"]
+    assert fires(written(tmp_path, nodes), "products") == []
+
+
+def test_a_code_is_kept_for_few_shapes_and_an_output_is_the_users(tmp_path: Path) -> None:
+    nodes = "a: {use: conv, out: 8}\ncode: position.sine\ny: {use: fuse.add, from: [a, code]}"
+    loaded = written(tmp_path, nodes)
+    assert fires(loaded, "constants") == ["code"]
+    both = written(tmp_path, nodes, output="y, code: code")
+    assert fires(both, "constants") == []
+    network, plain = loaded.build().eval(), loaded.build(without="all").eval()
+    plain.load_state_dict(network.state_dict())
+    with torch.no_grad():
+        for n in (16, 8, 12, 16, 20, 24, 28, 16):
+            x = torch.randn(2, 3, n, n)
+            assert difference(network(x), plain(x)) <= 1e-5
+    (code,) = (s for s in network._evaluated() if isinstance(s.kept[2], dict))
+    assert 1 <= len(code.kept[2]) <= 4
+
+
+SPOILS = """
+import composer
+from composer.testing import storages
+
+
+def spoil(x, y):
+    return y.mul_(2).add_(x)
+
+
+class Spoils(composer.Block):
+    name = "spoils"
+    layout = "any"
+    weightless = True
+
+    def infer(self, rule, x, y):
+        return x
+
+    def build(self):
+        return spoil
+"""
+
+
+def test_a_constant_that_somebody_wrote_into_is_made_anew(tmp_path: Path) -> None:
+    (tmp_path / "spoiling.py").write_text(SPOILS)
+    path = written(tmp_path, "a: {use: conv, out: 8}\ncode: position.sine\ny: {use: fuse.add, from: [a, code]}").path
+    Path(path).write_text(Path(path).read_text().replace("fuse.add, from: [a, code]", "spoils, from: {x: a, y: code}"))
+    network = composer.load(path, composer.Registry.discover([tmp_path / "spoiling.py"])).build().eval()
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            first, second = (network(torch.ones(1, 3, 16, 16)).clone() for _ in range(2))
+        assert torch.equal(first, second)
+    assert kept(network) == 1
+
+
+def test_the_head_of_segformer_holds_no_concatenation() -> None:
+    """FLOPs and memory at the published size, counted and not run."""
+    ours, plain = (composer.load("segformer:b2").cost(without=w) for w in ((), "all"))
+    assert ours.flops < 0.4 * plain.flops
+    assert ours.peak.bytes < 0.6 * plain.peak.bytes
+    assert ours.parameters == plain.parameters
+    assert {r.address for r in ours.rows if r.flops} >= {"mix", "head"}
+    assert not [r for r in ours.rows if r.flops and r.address.startswith("side.")]
+
+
+@pytest.mark.parametrize("name", ["attention_unet", "segformer", "transunet"])
+def test_the_cost_at_evaluation_is_that_of_what_runs(name: str) -> None:
+    tiny = TINY[name]
+    loaded = composer.load(name, size=tiny["sizes"][0], **tiny["params"])
+    found, network = loaded.cost(), loaded.build().eval()
+    x = torch.zeros(*next(iter(found.shapes.values())))
+    derived, on_meta = network.prepare(), loaded.build("meta").eval()
+    on_meta.prepare()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        on_meta(x.to("meta"))  # where attention is counted
+    assert found.flops == counter.get_total_flops()
+    with storages.Tracker([*network.parameters(), *network.buffers(), *derived, x]) as tracker, torch.no_grad():
+        network(x)
+    assert abs(found.peak.bytes - tracker.peak) <= 0.01 * tracker.peak
+    weights = {t.untyped_storage().data_ptr() for t in network.parameters()}
+    own = {t.untyped_storage().data_ptr(): t.nbytes for t in derived}
+    assert found.peak.parts["prepared"] == sum(n for place, n in own.items() if place not in weights) > 0
+
+
+LIES = """
+import composer
+from composer.testing import storages
+
+
+def same(x):
+    return x
+
+
+class Lies(composer.Block):
+    name = "lies"
+
+    def infer(self, rule, x):
+        return x
+
+    def traits(self):
+        return composer.Traits(linear="cells")
+
+    def build(self):
+        return same
+"""
+
+
+def test_a_promise_that_is_not_kept_is_the_plugins_fault(tmp_path: Path) -> None:
+    (tmp_path / "lies.py").write_text(LIES)
+    path = written(tmp_path, "a: {use: conv}\ny: norm.batch").path
+    Path(path).write_text(Path(path).read_text().replace("{use: conv}", "{use: lies}"))
+    loaded = composer.load(path, composer.Registry.discover([tmp_path / "lies.py"]))
+    x = torch.zeros(1, 3, 16, 16)
+    with torch.no_grad(), pytest.raises(composer.PluginError, match=r"BP611.*`a` does not keep its traits(.|\n)*norms"):
+        loaded.build().eval()(x)
+    with torch.no_grad():
+        assert loaded.build(without="norms").eval()(x).shape == x.shape
+
+
+# --- which passes run -------------------------------------------------------------------------------------------------
+
+
+def test_a_pass_is_left_out_by_name() -> None:
+    loaded = composer.load("attention_unet")
+    all_ = {name for name, _ in fired(loaded.optimized())}
+    assert all_ == {"levels", "norms", "products", "in_place"}
+    for name in all_:
+        assert {n for n, _ in fired(loaded.optimized(name))} == all_ - {name}
+    assert loaded.optimized("all").evaluation is None
+    assert not loaded.build("meta", without=PREPARING)._prepared
+
+
+def test_an_unknown_pass_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(composer.BlueprintError, match=r"BP105.*no pass `norm`; did you mean `norms`"):
+        composer.load("unet").build("meta", without="norm")
+    assert run(["show", "unet", "--passes", "--without", "norm"]) == 1
+    assert "there are dead, levels" in capsys.readouterr().err
+
+
+def test_passes_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["show", "segformer", "--passes"]) == 0
+    out = capsys.readouterr().out
+    assert "segformer: 2 of 7 passes fire" in out
+    assert "mix.act" in out
+    assert run(["show", "segformer", "--passes", "--without", "levels", "--json"]) == 0
+    said = {p["pass"]: p for p in json.loads(capsys.readouterr().out)["passes"]}
+    assert list(said) == [p.name for p in SHIPPED]
+    assert (said["levels"]["on"], said["levels"]["at"]) == (False, [])
+    assert said["norms"]["at"] == ["mix"]
+    assert all(p["summary"].endswith(".") for p in said.values())
+
+
+def test_the_cost_of_a_network_without_a_pass(capsys: pytest.CaptureFixture[str]) -> None:
+    def flops(*words: str) -> int:
+        assert run(["cost", "segformer", "--json", *words]) == 0
+        return sum(r["flops"] for r in json.loads(capsys.readouterr().out)["rows"])
+
+    assert flops("--without", "levels") == flops("--without", "all") > flops()
+
+
+def test_a_pass_of_a_plugin_runs_before_what_is_prepared() -> None:
+    """It may rewrite the steps, and what is prepared afterwards follows it; or it may prepare steps itself."""
+
+    def without_acts(program: Program) -> Program:
+        acts = {s.outputs[0]: s.reads[0] for s in program.steps if s.block.name == "act.relu"}
+
+        def renamed(step: Any) -> Any:
+            return replace(step, inputs=tuple((p, acts.get(v, v) if isinstance(v, int) else v) for p, v in step.inputs))
+
+        return replace(program, steps=tuple(renamed(s) for s in program.steps if s.outputs[0] not in acts))
+
+    seen: list[int] = []
+
+    def counts(program: Program) -> Program:
+        seen.append(len(program.evaluation or ()))
+        return program
+
+    registry = replace(REGISTRY, passes=(Pass("late", counts, prepares=True), Pass("no_acts", without_acts)))
+    loaded = composer.load("unet", registry, **UNET)
+    assert {name for name, _ in fired(loaded.optimized())} == {"norms"}
+    assert len(seen) > 0
+    assert seen[-1] > 0
+    assert "act.relu" in {getattr(s, "block", s).name for s in loaded.optimized("no_acts").steps}
+    assert "act.relu" not in {s.block.name for s in loaded.optimized().steps}
+    assert same(loaded.build().eval(), X)
