@@ -326,7 +326,7 @@ class _Layers:
             self,
             given={**self.given, **values},
             edits=self.edits + _edits(chosen.get("edit"), f"{self.path}:{preset}"),
-            outputs=joined(self.outputs, _more_outputs(chosen, preset)),
+            outputs=joined(self.outputs, _more_outputs(_as_map(chosen), preset)),
             init=tuple(chosen.get("init") or ()) + self.init,
             weights={s: rules.get(s, ()) + self.weights.get(s, ()) for s in {**rules, **self.weights}},
         )
