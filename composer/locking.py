@@ -265,8 +265,8 @@ def linked(blueprint: Blueprint, lock: Lock, registry: Registry) -> tuple[Graph,
     for body in (b for m in graph.members for b in _broken(m)):
         places.setdefault(body.use, []).append(body.address)
     said = [*beside.mistakes(places), *_moved(lock, blueprint)]
-    known = {f"`{use}`" for use in places if use in lock.blocks}
-    rest = [m for m in mistakes if not (m.code in REPLACED and any(f"block {k}" in m.message for k in known))]
+    gone = [f"block `{name}`" for name in (*beside.changed, *beside.absent)]
+    rest = [m for m in mistakes if not (m.code in REPLACED and any(g in m.message for g in gone))]
     rest = [m for m in rest if not (m.code == "BP103" and "requires" in m.message and beside.absent)]
     warnings = tuple(d for d in said if d.severity == "warning")
     return replace(graph, warnings=(*warnings, *graph.warnings)), [*(d for d in said if d not in warnings), *rest]
@@ -287,12 +287,13 @@ def _moved(lock: Lock, blueprint: Blueprint) -> Iterator[Diagnostic]:
         if path.resolve() == Path(blueprint.path).resolve():
             return
         values = stage.load(name, stage.arguments(overrides), blueprint.library, path.parent).values
+        values = {key: value for key, value in values.items() if _is_plain(value)}
     except ComposerError:
         return
     for key in {**lock.params, **values}:
         if key not in values or key not in lock.params:
             text = f"`{name}` has no parameter `{key}` today" if key in lock.params else f"`{name}` has a new `{key}`"
-        elif not _is_plain(values[key]) or lock.params[key] == values[key]:
+        elif lock.params[key] == values[key]:
             continue
         else:
             text = f"`{name}` has {key} = {values[key]!r:.60} today, locked is {lock.params[key]!r:.60}"

@@ -287,6 +287,14 @@ def test_parameters_of_the_blueprint_that_changed_since(file: Path) -> None:
     assert line(warning) == "width: 4}"
 
 
+def test_a_parameter_that_holds_a_block_did_not_change(tmp_path: Path) -> None:
+    text = TEXT.replace("{width: 4}", "{width: 4, norm: {use: norm.batch}}").replace("out: 8}", "out: 8, norm: $norm}")
+    (tmp_path / "gated.yaml").write_text(text)
+    path = tmp_path / "gated.lock.yaml"
+    path.write_text(composer.load(tmp_path / "gated.yaml", having(Gate)).to_lock())
+    assert said(path, having(Gate)) == []
+
+
 def test_another_composer_is_a_warning(file: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(composer, "__version__", "9.0")
     (warning,) = said(file, having(Gate))
