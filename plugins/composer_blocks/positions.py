@@ -164,27 +164,20 @@ class SinePosition(Block):
                     rule.equal(a, b, text)
         return x
 
-<<<<<<< HEAD
-    def traits(self) -> Traits:
-        return Traits(constant="" if self.add else "shape")
-
-    def build(self, x: Type, rank: int) -> Any:
-        from composer_blocks.modules.positions import Sine
-=======
     def _of_places(self, rule: Rule, x: Type, places: int, mask: Type | None) -> Type:
         rule.need(places % 2 == 0, f"`places` is even, a sine and a cosine for each wavelength, not {places}", "BP401")
         grid = mask is None and not self.add and self.origin == 0 and self.axes == "spatial"
         rule.need(grid, "`add`, `origin`, `axes` and a mask are for cells of a grid, not for `places`", "BP202")
         return x.with_(channels=x.channels * places)
->>>>>>> twostage
+
+    def traits(self) -> Traits:
+        return Traits(constant="" if self.add or self.places is not None else "shape")
 
     def build(self, x: Type, rank: int) -> Any:
         from composer_blocks.modules.positions import Sine, SineOfPlaces
 
         if self.places is not None:
-            return SineOfPlaces(
-                x.channels, self.places, self.normalize, self.group, self.arrange, self.temperature
-            )
+            return SineOfPlaces(x.channels, self.places, self.normalize, self.group, self.arrange, self.temperature)
         part = x.channels // (2 * rank) * 2
         widths = [x.channels - (rank - 1) * part, *[part] * (rank - 1)]
         return Sine(widths, **self.model_dump(exclude={"places"}))
