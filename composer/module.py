@@ -99,7 +99,8 @@ class Network(nn.Module):
             raise
         except Exception as fault:
             text = f"`{step.block.name}` cannot be built at `{step.address}`: {type(fault).__name__}: {fault}"
-            raise PluginError(Diagnostic("BP604", text, step.span, notes=(f"options: {step.block!r:.200}",))) from fault
+            notes, help = (f"options: {step.block!r:.200}",), ("tell the author of the block",)
+            raise PluginError(Diagnostic("BP604", text, step.span, notes=notes, help=help)) from fault
         if isinstance(made, nn.Parameter):
             owner = self._container(step.module.rpartition(".")[0])
             name = step.module.rpartition(".")[2]

@@ -112,7 +112,7 @@ def _run(step: Pass, program: Program) -> Program:
         raise
     except Exception as fault:
         text = f"the pass `{step.name}` of a plugin failed: {type(fault).__name__}: {fault}"
-        help = (f"switch its plugin off, or tell its author; `{step.name}` may be left out by name",)
+        help = (f"leave it out: `--without {step.name}`, in Python `build(without={step.name!r})`", "tell its author")
         raise PluginError(Diagnostic("BP610", text, program.graph.blueprint.span, help=help)) from fault
     return result
 
