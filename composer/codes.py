@@ -30,8 +30,7 @@ GROUPS: Mapping[str, str] = MappingProxyType(
 
 @dataclass(frozen=True)
 class Code:
-    """One rule. `broken` and `mended` are whole blueprints; both are empty where no blueprint alone can
-    break the rule."""
+    """One rule. `broken` and `mended` are whole blueprints; both are empty where no blueprint alone can break it."""
 
     code: str
     title: str

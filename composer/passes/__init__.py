@@ -112,7 +112,7 @@ def _run(step: Pass, program: Program) -> Program:
         raise
     except Exception as fault:
         text = f"the pass `{step.name}` of a plugin failed: {type(fault).__name__}: {fault}"
-        help = (f"leave it out: `--without {step.name}`, in Python `build(without={step.name!r})`", "tell its author")
+        help = (f"leave it out: `--without {step.name}`, in Python `build(without={step.name!r})`", "tell the author of the pass")
         raise PluginError(Diagnostic("BP610", text, program.graph.blueprint.span, help=help)) from fault
     return result
 
