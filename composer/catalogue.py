@@ -38,8 +38,9 @@ example without the mistake. `composer explain BP301` shows one of them in the t
 
 A message says what is wrong and where (`file:line:column`), shows the line, and adds after `=` the facts (types, sizes,
 names) and after `= help:` ways out. Where Composer proposes a name or a value, it has tried it: with it the mistake is
-gone. Most examples are one blueprint, named `example.yaml` and looked at by `composer check example.yaml`; others need
-an image, a weights file or a plugin, and have a command of their own.
+gone. Most examples are one blueprint, named `example.yaml` and looked at by `composer check example.yaml`; where its
+first line says that something is fed, by a network that is given an image of that shape. Others need an image, a
+weights file or a plugin, and have a command of their own.
 """
 
 _FED = re.compile(r"# fed: (\w+) of shape ([\d, ]+)")

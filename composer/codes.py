@@ -43,6 +43,7 @@ class Code:
         """What all codes of this digit are about."""
         return GROUPS[self.code[:3]]
 
+
 def _file(graph: str, *, head: str = "", image: str = "B 3 H W", output: str = "head") -> str:
     """A whole blueprint around the nodes that matter."""
     top = ["blueprint: 1", *filter(None, textwrap.dedent(head).strip("\n").split("\n")), f"inputs: {{image: {image}}}"]

@@ -1,8 +1,9 @@
 """Mistakes that no blueprint can show alone: a few small files and a command, what it says, and the same once mended.
 
-The scene of a code is the file `examples/CODE.yaml` of this package: `files` by name, `setup` (Python that makes what is
-no text, such as an image), the command to `run` and what it `says`; under `mended` stands what is changed. The tests play
-every scene in an empty folder, and hold what is said against `says`, in which … stands for words of another library.
+The scene of a code is the file `examples/CODE.yaml` of this package: `files` by name, `setup` (Python that makes what
+is no text, such as an image), the command to `run` and what it `says`; under `mended` stands what is changed. The tests
+play every scene in an empty folder, and hold what is said against `says`, in which … stands for words of another
+library.
 """
 
 from __future__ import annotations
