@@ -1,6 +1,7 @@
-"""The catalogue behind `composer explain CODE`: what each rule is, why there is one, how to mend a file.
+"""The codes: what each rule is, why there is one, how to mend a file.
 
 Every code that Composer can say stands here and nothing else does; a test holds both sides equal and runs the examples.
+What a blueprint alone cannot show has its example in `examples/CODE.yaml` (see `scene`); `catalogue` shows all of it.
 """
 
 from __future__ import annotations
@@ -9,8 +10,6 @@ import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-
-from composer.diagnostics import BlueprintError, Diagnostic, listing, nearest
 
 GROUPS: Mapping[str, str] = MappingProxyType(
     {
@@ -28,12 +27,10 @@ GROUPS: Mapping[str, str] = MappingProxyType(
 )
 """What the first digit of a code says."""
 
-WIDTH = 96
-
 
 @dataclass(frozen=True)
 class Code:
-    """One rule. `broken` and `mended` are whole blueprints; both are empty where no blueprint can break the rule."""
+    """One rule. `broken` and `mended` are whole blueprints; both are empty where no blueprint alone can break it."""
 
     code: str
     title: str
@@ -45,24 +42,6 @@ class Code:
     def group(self) -> str:
         """What all codes of this digit are about."""
         return GROUPS[self.code[:3]]
-
-    def __str__(self) -> str:
-        parts = [f"{self.code}: {self.title}  ({self.group})", textwrap.fill(" ".join(self.text.split()), WIDTH)]
-        if self.broken:
-            parts.append("Broken:\n\n" + textwrap.indent(self.broken.strip("\n"), "    "))
-            parts.append("Mended:\n\n" + textwrap.indent(self.mended.strip("\n"), "    "))
-        return "\n\n".join(parts)
-
-
-def explain(code: str) -> str:
-    """The rule behind a code, as text for a terminal. An unknown code is a `BlueprintError` with the nearest ones."""
-    name = code.strip().upper()
-    if name in CODES:
-        return str(CODES[name])
-    close = nearest(name, CODES, 3)
-    help = (f"did you mean {listing(f'`{c}`' for c in close)}?",) if close else ()
-    groups = ", ".join(f"{key}xx {what}" for key, what in GROUPS.items())
-    raise BlueprintError(Diagnostic("BP105", f"there is no code `{code}`", notes=(groups,), help=help))
 
 
 def _file(graph: str, *, head: str = "", image: str = "B 3 H W", output: str = "head") -> str:
@@ -441,6 +420,16 @@ _TYPES = (
     ),
 )
 
+_SMALL = "{type: B 3 H W, size: [32, 32]}"
+
+_MEMORY = """
+patches: {use: tokenizer.patch, dim: 64, patch: 4}
+head:
+  use: block.transformer
+  attention: {use: attention.window, window: 4, heads: 4}
+  memory: {use: memory.global_tokens, attention: {use: attention.multihead, heads: 4}}
+"""
+
 _VALUES = (
     Code(
         "BP400",
@@ -497,6 +486,8 @@ _VALUES = (
         """Some blocks carry a state beside the value, such as global tokens. It starts as a parameter of the nearest
         enclosing `repeat`, which hands it from copy to copy and drops it at the end. Outside of every `repeat` it
         would have no beginning: put the block into a `repeat`, if need be `repeat: 1`.""",
+        _file(_MEMORY, image=_SMALL),
+        _file(_MEMORY.replace("head:", "head:\n  repeat: 2"), image=_SMALL),
     ),
 )
 
@@ -525,9 +516,9 @@ _SIZES = (
         "an input that is not there, or missing",
         """A network is fed by the names of its inputs, and all that are not optional must be given. The message lists
         them. Rename the input in the file, or use its name in the call.""",
-        "# fed image = 1, 3, 64, 64\n"
+        "# fed: image of shape 1, 3, 64, 64\n"
         + _file("head: {use: conv, from: scan, out: 8}").replace("{image: B 3", "{scan: B 3"),
-        "# fed image = 1, 3, 64, 64\n" + _file("head: {use: conv, from: image, out: 8}"),
+        "# fed: image of shape 1, 3, 64, 64\n" + _file("head: {use: conv, from: image, out: 8}"),
     ),
     Code(
         "BP504",
@@ -535,8 +526,8 @@ _SIZES = (
         """The image has another number of channels than the first axis after the batch in the input's type. Grey
         images have one, colour images three, several sequences of one examination one each. Set the parameter for it
         (`channels=1`), or repeat a grey image by the block `repeat_channels`.""",
-        "# fed image = 1, 1, 64, 64\n" + _file("head: {use: conv, out: 8}"),
-        "# fed image = 1, 1, 64, 64\n" + _file("head: {use: conv, out: 8}", image="B 1 H W"),
+        "# fed: image of shape 1, 1, 64, 64\n" + _file("head: {use: conv, out: 8}"),
+        "# fed: image of shape 1, 1, 64, 64\n" + _file("head: {use: conv, out: 8}", image="B 1 H W"),
     ),
 )
 
@@ -816,4 +807,4 @@ _GROUPED = (_READING, _NAMES, _OPTIONS, _TYPES, _VALUES, _SIZES, _PLUGINS, _WEIG
 CODES: Mapping[str, Code] = MappingProxyType({code.code: code for group in _GROUPED for code in group})
 """Every code there is, in order."""
 
-__all__ = ["CODES", "GROUPS", "Code", "explain"]
+__all__ = ["CODES", "GROUPS", "Code"]

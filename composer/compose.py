@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from composer import blueprint as stage
 from composer import faults, sizes
 from composer.causes import Sizes, explain
-from composer.diagnostics import BlueprintError, ComposerError, Diagnostic, Span
+from composer.diagnostics import BlueprintError, ComposerError, Diagnostic, Span, did_you_mean, listing
 from composer.document import document
 from composer.flat import flat
 from composer.graph import Graph
@@ -349,8 +349,9 @@ def _shape_mistakes(program: Program, shapes: Mapping[str, Iterable[int]]) -> li
     for name, shape in shapes.items():
         spec = next((i for i in program.inputs if i.name == name), None)
         if spec is None:
-            known = ", ".join(i.name for i in program.inputs)
-            mistakes.append(Diagnostic("BP503", f"there is no input `{name}`; there are {known}"))
+            known = [i.name for i in program.inputs]
+            text, first = f"the network has no input `{name}`{did_you_mean(name, known)}", program.inputs[0].span
+            mistakes.append(Diagnostic("BP503", text, first, notes=(f"inputs: {listing(known)}",)))
             continue
         sizes_of = tuple(shape)
         wrong = _misfit(spec, sizes_of)
@@ -372,6 +373,7 @@ def _misfit(spec: ProgramInput, shape: tuple[int, ...]) -> list[Diagnostic]:
         text = f"`{spec.name}` of shape {shape} has {len(shape)} axes; the network takes {spec.type}"
         return [Diagnostic("BP502", text, spec.span)]
     if shape[1] != spec.type.channels:
-        text = f"`{spec.name}` of shape {shape} has {shape[1]} channels; the network takes {spec.type}"
+        count = f"{shape[1]} channel{'s' * (shape[1] != 1)}"
+        text = f"`{spec.name}` of shape {shape} has {count}; the network takes {spec.type}"
         return [Diagnostic("BP504", text, spec.span)]
     return []

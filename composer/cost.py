@@ -112,7 +112,8 @@ def _blaming(network: Network) -> Iterator[None]:
     except Exception as fault:
         at = "; ".join(getattr(fault, "__notes__", ()))
         text = f"the cost of `{network.blueprint.name}` cannot be counted {at}: {type(fault).__name__}"
-        raise PluginError(Diagnostic("BP605", text, notes=(" ".join(str(fault).split())[:200],))) from fault
+        notes, help = (" ".join(str(fault).split())[:200],), ("tell the author of the block",)
+        raise PluginError(Diagnostic("BP605", text, notes=notes, help=help)) from fault
 
 
 class _Counting(TorchDispatchMode):

@@ -211,6 +211,18 @@ class InternalError(ComposerError):
     """Composer itself is wrong. The message asks for a report."""
 
 
+def raised_at(fault: BaseException, package: str = "") -> str:
+    """`file:line` of the last line of a package on the way to a fault, or of the last line of all."""
+    places: list[tuple[str, str]] = []
+    trace = fault.__traceback__
+    while trace is not None:
+        module = str(trace.tb_frame.f_globals.get("__name__", ""))
+        places.append((module, f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"))
+        trace = trace.tb_next
+    own = [place for module, place in places if module.split(".")[0] == package.split(".")[0]]
+    return (own or [place for _, place in places] or [""])[-1]
+
+
 def once(diagnostics: Iterable[Diagnostic]) -> list[Diagnostic]:
     """The same mistake in each copy of a loop is one mistake, said at the first and counted."""
     groups: dict[Any, list[Diagnostic]] = {}

@@ -38,6 +38,7 @@ class Evaluated:
 
     def __init__(self, step: Prepared, homes: Sequence[Home], guards: Sequence[Home], plain: Callable[..., Any]):
         self.address, self.by, self.takes = step.address, step.by, len(step.inputs)
+        self.span = next((part.span for part in step.parts if part.address == step.address), None)
         self.kernel, self.homes, self.plain = step.kernel(), list(homes), plain
         self.watched = [(home, name, type(home[name])) for home, name in homes if isinstance(home[name], nn.Module)]
         self.guarded = [(home, name, type(home[name])) for home, name in guards if isinstance(home[name], nn.Module)]
@@ -73,8 +74,9 @@ class Evaluated:
                 return self.kernel.prepare(modules)
         except Exception as fault:
             text = f"`{self.address}` does not keep its traits: {type(fault).__name__}: {fault}"
-            help = (f"leave the pass out: `--without {self.by[0]}`, in Python `build(without={self.by[0]!r})`",)
-            raise PluginError(Diagnostic("BP611", text, notes=(f"the pass `{self.by[0]}`",), help=help)) from fault
+            way = f"leave the pass out: `--without {self.by[0]}`, in Python `build(without={self.by[0]!r})`"
+            notes, help = (f"the pass `{self.by[0]}` relied on them",), (way, "tell the author of the block")
+            raise PluginError(Diagnostic("BP611", text, self.span, notes=notes, help=help)) from fault
 
     @staticmethod
     def _as_built(watched: Sequence[tuple[Mapping[str, Any], str, Any]]) -> bool:

@@ -569,7 +569,8 @@ def check_output(
     file = Path(path)
     folder = file.absolute().parent
     if not file.name.lower().endswith(suffixes):
-        raise _refusal("BP806", f"the output `{file}` must end in {' or '.join(suffixes)}", f"{file}{suffixes[0]}")
+        way = f"name it `{str(file).removesuffix(file.suffix)}{suffixes[0]}`"
+        raise _refusal("BP806", f"the output `{file}` must end in {' or '.join(suffixes)}", way)
     if not folder.is_dir():
         raise _refusal("BP806", f"there is no folder `{folder}` for the output `{file.name}`", f"mkdir -p {folder}")
     if not os.access(folder, os.W_OK | os.X_OK):

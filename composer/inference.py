@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from composer.addresses import is_prefix
 from composer.block import Block
-from composer.diagnostics import BlueprintError, ComposerError, Diagnostic, Label, Span, listing, once
+from composer.diagnostics import BlueprintError, ComposerError, Diagnostic, Label, Span, listing, once, raised_at
 from composer.dims import Dim, Size, at, product, symbols_of
 from composer.graph import Body, Broken, Call, Given, Graph, GraphInput, Group, Input, Ref, Through
 from composer.layouts import Flatten, Held, Part, ToFirst, ToLast, Unflatten
@@ -894,13 +894,9 @@ def _impossible(call: Call, fault: ValidationError) -> Diagnostic:
 
 
 def _rule_fault(call: Call, fault: Exception) -> Diagnostic:
-    trace, place = fault.__traceback__, ""
-    while trace is not None:
-        place = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"
-        trace = trace.tb_next
     text = f"the rule of `{call.use}` failed at `{call.address}`: {type(fault).__name__}: {fault}"
     help = ("tell the author of the block",)
-    return Diagnostic("BP603", text, call.span, notes=(f"at {place}",), help=help, address=call.address)
+    return Diagnostic("BP603", text, call.span, notes=(f"at {raised_at(fault)}",), help=help, address=call.address)
 
 
 __all__ = ["Program", "ProgramInput", "ProgramOutput", "Step", "Value", "infer", "infer_all", "is_move", "product"]

@@ -1154,6 +1154,7 @@ def invalid(
             continue
         reasons = dict.fromkeys(e["msg"] for e in fault.errors() if e["loc"] and str(e["loc"][0]) == key)
         told = (r.removeprefix("Value error, ").replace("Input should be", "it must be") for r in reasons)
+        told = (r.replace("a valid tuple", "a list").replace("a valid list", "a list") for r in told)
         why = "; or ".join(r[0].lower() + r[1:] for r in told)
         said = f"`{key}: {written[key]!r}`" if key in written else f"`{block.name}`"
         yield Diagnostic("BP201", f"{said} does not fit `{block.name}`: {why}", spans.get(key, span), address=address)

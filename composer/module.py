@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, noop_context_fn
 
 from composer.addresses import Pattern
-from composer.diagnostics import BlueprintError, Diagnostic, PluginError, listing, nearest
+from composer.diagnostics import BlueprintError, Diagnostic, PluginError, listing, nearest, raised_at
 from composer.dims import Size, symbols_of
 from composer.evaluating import Evaluated, Home, recording
 from composer.fitting import Fit, fit, grids_of
@@ -99,7 +99,9 @@ class Network(nn.Module):
             raise
         except Exception as fault:
             text = f"`{step.block.name}` cannot be built at `{step.address}`: {type(fault).__name__}: {fault}"
-            raise PluginError(Diagnostic("BP604", text, step.span, notes=(f"options: {step.block!r:.200}",))) from fault
+            place = raised_at(fault, type(step.block).__module__)
+            notes, help = (f"options: {step.block!r:.200}", f"at {place}"), ("tell the author of the block",)
+            raise PluginError(Diagnostic("BP604", text, step.span, notes=notes, help=help)) from fault
         if isinstance(made, nn.Parameter):
             owner = self._container(step.module.rpartition(".")[0])
             name = step.module.rpartition(".")[2]

@@ -19,7 +19,7 @@ import pluggy
 
 from composer import hookspecs
 from composer.block import Block
-from composer.diagnostics import Diagnostic, PluginError, did_you_mean, listing
+from composer.diagnostics import Diagnostic, PluginError, did_you_mean, listing, raised_at
 from composer.replacements import Replacement
 
 GROUP = "composer"
@@ -280,11 +280,4 @@ def _raised(plugin: Plugin, fault: BaseException) -> str:
     """The last line in the plugin's package, or the last of all."""
     if isinstance(fault, SyntaxError) and fault.filename:
         return f"{fault.filename}:{fault.lineno}"
-    places: list[tuple[str, str]] = []
-    trace = fault.__traceback__
-    while trace is not None:
-        module = str(trace.tb_frame.f_globals.get("__name__", "")).split(".")[0]
-        places.append((module, f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}"))
-        trace = trace.tb_next
-    own = [place for module, place in places if module == plugin.package]
-    return (own or [place for _, place in places] or [""])[-1]
+    return raised_at(fault, plugin.package)

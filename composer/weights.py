@@ -293,7 +293,7 @@ def export(
     """
     plan = match(compile_rules(rules), official, _shapes(state))
     if not plan.complete:
-        notes = tuple(report(plan).splitlines())
+        notes = tuple(report(plan).splitlines()[:-1])
         raise BlueprintError(Diagnostic("BP705", "these weights have no complete set of official names", notes=notes))
     oneway = [f"{m.key} ({m.transform})" for m in plan.moves.values() if m.rule.transform.backward is None]
     if oneway:

@@ -28,6 +28,7 @@ WALK = [
     *"exporters.wanting exporters.tracing exporters.torch exporters.onnx exporters.netron".split(),
     *"figures memory budget storages".split(),
     *"cost mending compose remedies doctor".split(),
+    *"codes scene catalogue".split(),
 ]
 """Each may import those before it."""
 FREE = {"__init__", "cli"}

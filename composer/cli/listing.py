@@ -120,12 +120,21 @@ def block_page(facts: dict[str, Any]) -> None:
 
 
 def explain(
-    code: Annotated[str, typer.Argument(help="Such as BP301.", autocompletion=common.complete_code)],
+    code: Annotated[
+        str | None, typer.Argument(help="Such as BP301; all titles without it.", autocompletion=common.complete_code)
+    ] = None,
+    all_: Annotated[bool, typer.Option("--all", help="Every code in full.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="For a document.")] = False,
 ) -> None:
-    """The rule behind an error, with a broken example and its mended form."""
-    from composer import codes
+    """The rule behind an error, with a broken example, what is said of it, and its mended form."""
+    from composer import catalogue
 
-    print(codes.explain(code))
+    if code is not None:
+        print(catalogue.explain(code, markdown))
+    elif markdown:
+        print(catalogue.page(), end="")
+    else:
+        print(catalogue.everything() if all_ else catalogue.contents())
 
 
 def schema(

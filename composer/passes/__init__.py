@@ -10,7 +10,15 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from composer.diagnostics import BlueprintError, ComposerError, Diagnostic, PluginError, did_you_mean, listing
+from composer.diagnostics import (
+    BlueprintError,
+    ComposerError,
+    Diagnostic,
+    PluginError,
+    did_you_mean,
+    listing,
+    raised_at,
+)
 from composer.inference import Program, is_move
 from composer.passes.constants import keep_constants
 from composer.passes.dead import remove_dead
@@ -112,8 +120,9 @@ def _run(step: Pass, program: Program) -> Program:
         raise
     except Exception as fault:
         text = f"the pass `{step.name}` of a plugin failed: {type(fault).__name__}: {fault}"
-        help = (f"switch its plugin off, or tell its author; `{step.name}` may be left out by name",)
-        raise PluginError(Diagnostic("BP610", text, program.graph.blueprint.span, help=help)) from fault
+        way = f"leave it out: `--without {step.name}`, in Python `build(without={step.name!r})`"
+        place = raised_at(fault, step.run.__module__)
+        raise PluginError(Diagnostic("BP610", text, notes=(f"at {place}",), help=(way, "tell its author"))) from fault
     return result
 
 

@@ -52,7 +52,7 @@ class Attend(Block):
         check_heads(rule, q.channels, self.heads)
         rule.need(q.channels == k.channels, f"queries {q} and keys {k} differ in channels", "BP301")
         rule.need(
-            v.channels % self.heads == 0,
+            v.channels % self.heads == 0 or v.channels == q.channels,  # of those it is said above
             f"{v.channels} channels of values do not split into {self.heads} heads",
             "BP401",
         )
