@@ -576,7 +576,7 @@ def _edit(item: Any, span: Span | None, layer: str) -> Edit:
     return Edit(tuple(map(str, at if isinstance(at, list) else [at])), action, item[action], span, layer=layer)
 
 
-def _more_outputs(preset: Map, name: str) -> Map:
+def _more_outputs(preset: dict[Any, Any], name: str) -> Map:
     """The outputs that a preset has beside the others."""
     outputs = preset.get("outputs") or Map()
     if not isinstance(outputs, Map):

@@ -56,6 +56,15 @@ def test_a_preset_sets_values_and_edits_and_its_rules_come_first(tmp_path: Path)
     assert list(steps(made.infer())) == ["a", "y.0", "y.1", "y.2"]
 
 
+def test_a_preset_has_outputs_beside_the_others(tmp_path: Path) -> None:
+    child = "extends: base\npresets: {tapped: {outputs: {a: {from: a, when: training}}}, bad: {outputs: [a]}}\n"
+    files = {"base": BASE, "child": child}
+    assert list(load(tmp_path, "extends: child:tapped\n", files).outputs) == ["y", "a"]
+    assert list(load(tmp_path, "extends: child\n", files).outputs) == ["y"]
+    wrong = said(mistakes(lambda: load(tmp_path, "extends: child:bad\n", files)))
+    assert wrong == ["BP201 4:77 `outputs` of the preset `bad` must be a mapping from names to references"]
+
+
 def test_a_child_takes_a_preset_away(tmp_path: Path) -> None:
     child = "extends: base\npresets: {deep: null, own: null}\n"
     made = load(tmp_path, child, {"base": BASE})

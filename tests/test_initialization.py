@@ -70,7 +70,11 @@ DEFORMABLE_DETR = (
 )
 
 PROPOSALS = {"proposals.*norm.weight": "ones", "proposals.*norm.bias": "zeros", "proposals.mixed.weight": "ones"}
-PROPOSALS |= {"proposals.mixed.bias": "zeros", "proposals.linear.weight": "xavier 1", "proposals.mix.weight": "xavier 1"}
+PROPOSALS |= {
+    "proposals.mixed.bias": "zeros",
+    "proposals.linear.weight": "xavier 1",
+    "proposals.mix.weight": "xavier 1",
+}
 PROPOSALS |= {"proposals.classify.bias": "constant -4.59511985", "proposals.box.mlp.fc3.*": "zeros"}
 PROPOSALS |= {"proposals.*": "default", "decoder.*.boxes.mlp.fc3.bias": "zeros"}
 """With two stages no box begins smaller than another: Deformable DETR's -2 is for those that start at a point."""

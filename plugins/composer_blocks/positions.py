@@ -171,9 +171,7 @@ class SinePosition(Block):
         from composer_blocks.modules.positions import Sine, SineOfPlaces
 
         if self.places is not None:
-            return SineOfPlaces(
-                x.channels, self.places, self.normalize, self.group, self.arrange, self.temperature
-            )
+            return SineOfPlaces(x.channels, self.places, self.normalize, self.group, self.arrange, self.temperature)
         part = x.channels // (2 * rank) * 2
         widths = [x.channels - (rank - 1) * part, *[part] * (rank - 1)]
         return Sine(widths, **self.model_dump(exclude={"places"}))
