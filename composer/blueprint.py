@@ -380,7 +380,10 @@ class _Layers:
             bases=self.bases,
         )
         _check_complete(blueprint, self)
-        return blueprint
+        weights = {
+            source: tuple(_evaluated(r, blueprint.names) for r in rules) for source, rules in self.weights.items()
+        }
+        return replace(blueprint, weights=weights)
 
 
 def _requires(top: Map) -> dict[str, Span | None]:
@@ -463,7 +466,7 @@ def _check_complete(blueprint: Blueprint, layers: _Layers) -> None:
 
 
 def _names_used(layers: _Layers) -> set[str]:
-    texts: list[Any] = [layers.inputs, layers.graph, layers.outputs, list(layers.init)]
+    texts: list[Any] = [layers.inputs, layers.graph, layers.outputs, list(layers.init), list(layers.weights.values())]
     texts += [e.change for e in layers.edits]
     texts += [p.get(k) for p in layers.presets.values() if isinstance(p, dict) for k in ("edit", "outputs")]
     texts += [[v for v, _ in layers.params.values()], [v for v, _ in layers.given.values()]]
@@ -583,6 +586,13 @@ def _more_outputs(preset: dict[Any, Any], name: str) -> Map:
         text = f"`outputs` of the preset `{name}` must be a mapping from names to references"
         raise BlueprintError(Diagnostic("BP201", text, span_of(preset, "outputs")))
     return outputs
+
+
+def _evaluated(rule: Any, names: Names) -> Any:
+    """A rule of weights with its expressions replaced: official names may count on from a parameter."""
+    if not isinstance(rule, Map) or not any(map(expressions.is_expression, rule.values())):
+        return rule
+    return joined(rule, Map(evaluate(dict(rule), names, rule.span)))
 
 
 def _rules(weights: Any) -> dict[str, tuple[Any, ...]]:

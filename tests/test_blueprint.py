@@ -65,6 +65,14 @@ def test_a_preset_has_outputs_beside_the_others(tmp_path: Path) -> None:
     assert wrong == ["BP201 4:77 `outputs` of the preset `bad` must be a mapping from names to references"]
 
 
+def test_a_rule_of_weights_may_count_from_a_parameter(tmp_path: Path) -> None:
+    child = "extends: base\nweights: [{from: \"${['a', 'b'][width - 4]}\", to: a}]\n"
+    assert load(tmp_path, child, {"base": BASE}).weights["official"][0]["from"] == "a"
+    assert load(tmp_path, child, {"base": BASE}, width=5).weights["official"][0]["from"] == "b"
+    wrong = said(mistakes(lambda: load(tmp_path, child, {"base": BASE}, width=7)))
+    assert [w.split(" ")[0] for w in wrong] == ["BP105"]
+
+
 def test_a_child_takes_a_preset_away(tmp_path: Path) -> None:
     child = "extends: base\npresets: {deep: null, own: null}\n"
     made = load(tmp_path, child, {"base": BASE})

@@ -19,6 +19,11 @@ from torch import Tensor, nn
 Options = dict[str, Any]
 
 
+def few(count: int, fast: int) -> list[Any]:
+    """Seeds, of which the first are fast tests."""
+    return [k if k < fast else pytest.param(k, marks=pytest.mark.slow) for k in range(count)]
+
+
 def drawn(random: Random, multiple: int) -> Options:
     """What both architectures have; the width is a multiple of a number and of the heads of both halves."""
     heads, decoder_heads = random.choice([1, 2, 4]), random.choice([1, 2, 4, 8])
@@ -72,7 +77,7 @@ def compare(theirs: nn.Module, network: nn.Module, image: Tensor, mask: Tensor |
         torch.testing.assert_close(found, wanted, atol=2e-5, rtol=2e-5)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", few(6, 2))
 def test_a_detr_equals_transformers(seed: int) -> None:
     random = Random(seed)
     options, learned = drawn(random, 8), random.random() < 0.4
@@ -81,12 +86,13 @@ def test_a_detr_equals_transformers(seed: int) -> None:
     compare(theirs, ours("detr:learned" if learned else "detr", options, theirs), *batch(options, masked))
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", few(18, 6))
 def test_a_deformable_detr_equals_transformers(seed: int) -> None:
     random = Random(seed)
-    options = drawn(random, 32)
-    stages = random.randint(1, 3)
+    options, stages = drawn(random, 32), random.randint(1, 3)
     options |= dict(
+        dim=random.choice([32, 64]),  # transformers warns of heads whose width is no power of 2,
+        decoder_layers=random.randint(2, 3),  # and cannot tie the head of a single layer
         stages=[f"backbone.c{k}" for k in range(6 - stages, 6)],
         extra=random.randint(0, 3),
         points=random.randint(1, 4),
