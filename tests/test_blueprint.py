@@ -70,7 +70,7 @@ def test_a_rule_of_weights_may_count_from_a_parameter(tmp_path: Path) -> None:
     assert load(tmp_path, child, {"base": BASE}).weights["official"][0]["from"] == "a"
     assert load(tmp_path, child, {"base": BASE}, width=5).weights["official"][0]["from"] == "b"
     wrong = said(mistakes(lambda: load(tmp_path, child, {"base": BASE}, width=7)))
-    assert [w.split(" ")[0] for w in wrong] == ["BP105"]
+    assert [w.split(" ")[0] for w in wrong] == ["BP205"]
 
 
 def test_a_child_takes_a_preset_away(tmp_path: Path) -> None:
