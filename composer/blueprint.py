@@ -402,7 +402,10 @@ class _Layers:
             lock=self.lock,
         )
         _check_complete(blueprint, self)
-        return replace(blueprint, unread=tuple(_unread(blueprint, self)))
+        weights = {
+            source: tuple(_evaluated(r, blueprint.names) for r in rules) for source, rules in self.weights.items()
+        }
+        return replace(blueprint, weights=weights, unread=tuple(_unread(blueprint, self)))
 
 
 def _requires(top: Map) -> dict[str, Span | None]:
@@ -482,7 +485,7 @@ def _unread(blueprint: Blueprint, layers: _Layers) -> Iterator[Diagnostic]:
 
 
 def _names_used(layers: _Layers) -> set[str]:
-    texts: list[Any] = [layers.inputs, layers.graph, layers.outputs, list(layers.init)]
+    texts: list[Any] = [layers.inputs, layers.graph, layers.outputs, list(layers.init), list(layers.weights.values())]
     texts += [e.change for e in layers.edits]
     texts += [p.get(k) for p in layers.presets.values() if isinstance(p, dict) for k in ("edit", "outputs")]
     texts += [[v for v, _ in layers.params.values()], [v for v, _ in layers.given.values()]]
@@ -595,13 +598,20 @@ def _edit(item: Any, span: Span | None, layer: str) -> Edit:
     return Edit(tuple(map(str, at if isinstance(at, list) else [at])), action, item[action], span, layer=layer)
 
 
-def _more_outputs(preset: Map, name: str) -> Map:
+def _more_outputs(preset: dict[Any, Any], name: str) -> Map:
     """The outputs that a preset has beside the others."""
     outputs = preset.get("outputs") or Map()
     if not isinstance(outputs, Map):
         text = f"`outputs` of the preset `{name}` must be a mapping from names to references"
         raise BlueprintError(Diagnostic("BP201", text, span_of(preset, "outputs")))
     return outputs
+
+
+def _evaluated(rule: Any, names: Names) -> Any:
+    """A rule of weights with its expressions replaced: official names may count on from a parameter."""
+    if not isinstance(rule, Map) or not any(map(expressions.is_expression, rule.values())):
+        return rule
+    return joined(rule, Map(evaluate(dict(rule), names, rule.span)))
 
 
 def _rules(weights: Any) -> dict[str, tuple[Any, ...]]:

@@ -56,6 +56,23 @@ def test_a_preset_sets_values_and_edits_and_its_rules_come_first(tmp_path: Path)
     assert list(steps(made.infer())) == ["a", "y.0", "y.1", "y.2"]
 
 
+def test_a_preset_has_outputs_beside_the_others(tmp_path: Path) -> None:
+    child = "extends: base\npresets: {tapped: {outputs: {a: {from: a, when: training}}}, bad: {outputs: [a]}}\n"
+    files = {"base": BASE, "child": child}
+    assert list(load(tmp_path, "extends: child:tapped\n", files).outputs) == ["y", "a"]
+    assert list(load(tmp_path, "extends: child\n", files).outputs) == ["y"]
+    wrong = said(mistakes(lambda: load(tmp_path, "extends: child:bad\n", files)))
+    assert wrong == ["BP201 4:77 `outputs` of the preset `bad` must be a mapping from names to references"]
+
+
+def test_a_rule_of_weights_may_count_from_a_parameter(tmp_path: Path) -> None:
+    child = "extends: base\nweights: [{from: \"${['a', 'b'][width - 4]}\", to: a}]\n"
+    assert load(tmp_path, child, {"base": BASE}).weights["official"][0]["from"] == "a"
+    assert load(tmp_path, child, {"base": BASE}, width=5).weights["official"][0]["from"] == "b"
+    wrong = said(mistakes(lambda: load(tmp_path, child, {"base": BASE}, width=7)))
+    assert [w.split(" ")[0] for w in wrong] == ["BP205"]
+
+
 def test_a_child_takes_a_preset_away(tmp_path: Path) -> None:
     child = "extends: base\npresets: {deep: null, own: null}\n"
     made = load(tmp_path, child, {"base": BASE})

@@ -217,8 +217,9 @@ def test_heads_start_in_all_directions_of_space() -> None:
 
 
 def test_a_box_differs_from_its_reference_by_what_the_head_says() -> None:
-    from composer_blocks.modules.detection import boxes
+    from composer_blocks.modules.detection import Boxes
 
+    boxes = Boxes(eps=1e-5)
     x, at = torch.randn(2, 3, 4), torch.rand(2, 3, 4)
     at[0, 0] = torch.tensor([0.0, 1.0, -0.5, 1.5])  # bounded, not infinite
     for reference in (at, at[..., :2]):
@@ -231,3 +232,5 @@ def test_a_box_differs_from_its_reference_by_what_the_head_says() -> None:
             wanted = 1 / (1 + float(torch.exp(-(x[index] + shift))))
             assert found[index].item() == pytest.approx(wanted, abs=1e-6)
     torch.testing.assert_close(boxes(x), x.sigmoid())
+    assert Boxes(eps=0)(x, at)[0, 0].tolist() == [0, 1, 0, 1]
+    torch.testing.assert_close(Boxes(eps=0)(x, at)[1], boxes(x, at)[1])

@@ -168,6 +168,21 @@ def test_first_rule_wins_and_compiled_rules_pass() -> None:
     assert compile_rules(rules) == rules
 
 
+def test_a_rule_without_its_address_leaves_the_key_to_later_ones() -> None:
+    """Of heads 0 to 2 the network has one in each of two layers, and one of its own."""
+    rules = [
+        {"from": "head.{i}.weight", "to": "layer.{i}.weight"},
+        {"from": "head.{i}.weight", "to": "first.weight"},
+        {"from": "head.{i}.weight", "to": "other.weight"},
+    ]
+    keys = {f"head.{i}.weight": (1,) for i in range(3)}
+    plan = match(rules, keys, {"layer.0.weight": (1,), "layer.1.weight": (1,), "first.weight": (1,)})
+    assert plan.complete
+    assert plan.moves["head.2.weight"].addresses == ("first.weight",)
+    plan = match(rules, keys, {"layer.0.weight": (1,), "layer.1.weight": (1,)})
+    assert [(m.key, m.addresses) for m in plan.mismatched] == [("head.2.weight", ("layer.2.weight",))]
+
+
 def test_sources() -> None:
     rules = [{"from": "a", "to": "b"}]
     assert sources(rules) == {"official": rules}

@@ -96,9 +96,8 @@ class ChannelPart(Block):
 
     def infer(self, rule: Rule, x: Type) -> Type:
         rule.need(x.channels % self.parts == 0, f"{x.channels} channels do not split into {self.parts} parts", "BP401")
-        rule.need(
-            self.index < self.parts, f"of {self.parts} parts the last is {self.parts - 1}, not {self.index}", "BP401"
-        )
+        text = f"of {self.parts} parts the last is {self.parts - 1}, not {self.index}"
+        rule.need(self.index < self.parts, text, "BP401")
         return x.with_(channels=x.channels // self.parts)
 
     def build(self, x: Type) -> Any:
