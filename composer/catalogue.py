@@ -27,6 +27,7 @@ WIDTH = 96
 
 UNSHOWN = {
     "BP607": "it takes two installations of one plugin in one folder, which neither a file nor a command makes.",
+    "BP651": "it takes two versions of an installed plugin, which neither a file nor a command makes.",
     "BP901": "an example would be a fault of Composer that is known and not mended.",
 }
 """Codes without an example, and why."""

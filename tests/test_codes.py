@@ -25,13 +25,14 @@ FED = re.compile(r"# fed: (\w+) of shape ([\d, ]+)")
 WITH_EXAMPLE = [c for c in CODES.values() if c.broken]
 WITHOUT = {"BP001", "BP400"}
 """Codes below BP600 that no blueprint of shipped blocks can cause: no file, and a rule that only plugins have."""
-UNSHOWN = {"BP607", "BP901"}
-"""No example: two installations of one plugin; a fault of Composer, which nobody can cause."""
+UNSHOWN = {"BP607", "BP651", "BP901"}
+"""No example: two installations or versions of one plugin; a fault of Composer, which nobody can cause."""
 ELSEWHERE = {
     *("BP001", "BP601", "BP602", "BP606", "BP608", "BP610", "BP702", "BP703", "BP704", "BP705", "BP706"),
     *(f"BP80{n}" for n in range(1, 9)),
+    *(f"BP65{n}" for n in range(8)),
 }
-"""Codes about a path, a plugin, weights, an image or a command: their scenes have no place in a blueprint."""
+"""Codes about a path, a plugin, weights, an image, a lock or a command: their scenes have no place in a blueprint."""
 
 
 def in_sources() -> set[str]:
