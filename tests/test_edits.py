@@ -320,7 +320,7 @@ def test_a_circle_of_files(tmp_path: Path) -> None:
 
 
 def test_a_misspelt_parameter_of_a_child(tmp_path: Path) -> None:
-    found = mistakes(lambda: load(tmp_path, "extends: base\nparams: {haeds: 3}\n", {"base": BASE}))
+    found = mistakes(lambda: load(tmp_path, "extends: base\nparams: {haeds: 3}\n", {"base": BASE}).infer())
     assert said(found) == ["BP108 4:17 nothing uses the parameter `haeds`; did you mean `heads`?"]
 
 

@@ -37,7 +37,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the files that the README talks about."""
     (text,) = snippets("yaml")
     (tmp_path / "attentive.yaml").write_text(text)
-    broken = text.replace("window: 4", "window: 5").replace("heads: 4", "heads: 5").replace("ratio: 2", "ration: 2")
+    broken = text.replace("ratio: 2", "ration: 2")
     (tmp_path / "broken.yaml").write_text(broken)
     gated = next(s for s in snippets("python") if s.startswith("# gated.py"))
     (tmp_path / "gated.py").write_text(gated)
