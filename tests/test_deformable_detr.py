@@ -106,6 +106,8 @@ def test_two_stages_equal_transformers(case: str, masked: bool) -> None:
     theirs = reference(options, True, two_stage=True, two_stage_num_proposals=options["queries"])
     network = ours("deformable_detr:two_stage", options, theirs)
     image, mask = batch(options, masked)
+    if case == "crowded":  # of so many scores some are so near that rounding to 32 bits would change their order
+        theirs, network, image = theirs.double(), network.double(), image.double()
     results = []
     for run in (theirs, network):
         x = image.clone().requires_grad_()
