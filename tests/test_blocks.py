@@ -82,7 +82,8 @@ USES: dict[str, list[Use]] = {
     "norm.batch": [Use({}), Use({"frozen": True}), Use({"affine": False, "momentum": 0.5})],
     "norm.instance": [Use({}), Use({"affine": False})],
     "norm.group": [Use({"groups": 2}), Use({"groups": "channels", "affine": False})],
-    **{f"act.{a}": [Use({})] for a in ("relu", "gelu", "elu", "sigmoid", "tanh", "softmax", "leaky_relu")},
+    **{f"act.{a}": [Use({})] for a in ("relu", "silu", "elu", "sigmoid", "tanh", "softmax", "leaky_relu")},
+    "act.gelu": [Use({}), Use({"approximate": True})],
     "act.prelu": [Use({}), Use({"shared": False})],
     "dropout": [Use({}), Use({"rate": 0.5, "channels": True})],
     "conv": [
@@ -906,6 +907,7 @@ def test_frozen_batch_norm_is_constant(tmp_path: Path) -> None:
 ACTIVATIONS: dict[str, Callable[[float], float]] = {
     "relu": lambda x: max(x, 0.0),
     "gelu": lambda x: x * (1 + erf(x / 2**0.5)) / 2,
+    "silu": lambda x: x / (1 + 2.718281828459045**-x),
     "elu": lambda x: x if x > 0 else 2.718281828459045**x - 1,
     "sigmoid": lambda x: 1 / (1 + 2.718281828459045**-x),
     "tanh": lambda x: (2.718281828459045 ** (2 * x) - 1) / (2.718281828459045 ** (2 * x) + 1),
@@ -966,6 +968,14 @@ def test_patches_pad_or_crop_what_is_left_over(tmp_path: Path) -> None:
     assert crop(x).shape == (1, 3, 1, 1)
     with pytest.raises(composer.BlueprintError, match=r"patches"):
         network_of(tmp_path, {"use": "tokenizer.patch", "dim": 3, "patch": 3}, [5, 5])
+    reaching = network_of(tmp_path, {"use": "tokenizer.patch", "dim": 3, "patch": 3, "padding": "half"}, [5, 5])
+    assert reaching(x).shape == (1, 3, 2, 2)
+
+
+def test_the_approximate_gelu_is_the_papers(tmp_path: Path) -> None:
+    x = noise(1, 1, 3, 3)
+    wanted = 0.5 * x * (1 + ((2 / torch.pi) ** 0.5 * (x + 0.044715 * x**3)).tanh())
+    close(network_of(tmp_path, {"use": "act.gelu", "approximate": True}, [3, 3], channels=1)(x), wanted)
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------
