@@ -194,6 +194,37 @@ _columns = Transform(
 )
 
 
+def _patches_shape(found: Shape, wanted: Shape) -> Shape:
+    """(out, cells · channels): only the wanted shape tells how large a patch is."""
+    cells = prod(wanted[2:])
+    if found == wanted or len(found) != 2:
+        return found
+    if not cells or found[1] % cells:
+        raise ValueError(f"{found[1]} columns are no patches of {cells} cells")
+    return (found[0], found[1] // cells, *wanted[2:])
+
+
+def _patches_forward(tensor: Tensor, wanted: Sequence[Shape], options: Options) -> Sequence[Tensor]:
+    (shape,) = wanted
+    if tuple(tensor.shape) == shape:
+        return [tensor]
+    return [tensor.reshape(shape[0], *shape[2:], shape[1]).movedim(-1, 1)]
+
+
+def _patches_backward(tensors: Sequence[Tensor], official: Shape) -> Tensor:
+    (tensor,) = tensors
+    return tensor if tuple(tensor.shape) == official else tensor.movedim(1, -1).reshape(official)
+
+
+_patches = Transform(
+    "patches",
+    "a linear map of patches, their channels last, as a convolution",
+    _one(_patches_shape),
+    _patches_forward,
+    _patches_backward,
+)
+
+
 @dataclass(frozen=True)
 class _Table:
     """A position table's rows: some leading ones (class tokens), then a grid, and what they should become."""
@@ -254,7 +285,19 @@ _resize_table = Transform(
 TRANSFORMS: Mapping[str, Transform] = MappingProxyType(
     {
         t.name: t
-        for t in (_squeeze, _split, _columns, _transpose, _hwio, _linear, _conv, _heads, _flatten, _resize_table)
+        for t in (
+            _squeeze,
+            _split,
+            _columns,
+            _transpose,
+            _hwio,
+            _linear,
+            _conv,
+            _patches,
+            _heads,
+            _flatten,
+            _resize_table,
+        )
     }
 )
 """What `transform:` may name, besides `drop` (or `ignore`): the key is known and deliberately unused."""

@@ -665,14 +665,14 @@ class _Linker:
             copy = None if own is None else self.copy(replace(site, ports={**site.ports, flow: result}), j, count, own)
             if copy is None:
                 continue
-            bodies.append(self.tied(copy, f"{site.address}.0") if site.tied else self.placed(copy))
+            bodies.append(self.beside(copy, f"{site.address}.0", site.tied))
             self.register(copy.address, self.addresses.get(copy.address, False), site.address)
             result = Ref(copy.address)
         return Group(site.address, "repeat", tuple(bodies), result, site.span, slot=site.slot)
 
-    def tied(self, site: _Site, first: str) -> Body:
-        """A copy with the weights of the first one."""
-        self.shared.append((site.address, first + "!"))
+    def beside(self, site: _Site, first: str, tied: bool) -> Body:
+        """A copy beside the first one, whose weights it has, or those that nodes within it `share`."""
+        self.shared.append((site.address, first + "!" * tied))
         body = self.placed(site)
         self.shared.pop()
         return body

@@ -762,6 +762,7 @@ ACTIVATIONS: dict[str, Callable[[float], float]] = {
     "relu": lambda x: max(x, 0.0),
     "gelu": lambda x: x * (1 + erf(x / 2**0.5)) / 2,
     "elu": lambda x: x if x > 0 else 2.718281828459045**x - 1,
+    "silu": lambda x: x / (1 + 2.718281828459045**-x),
     "sigmoid": lambda x: 1 / (1 + 2.718281828459045**-x),
     "tanh": lambda x: (2.718281828459045 ** (2 * x) - 1) / (2.718281828459045 ** (2 * x) + 1),
     "leaky_relu": lambda x: x if x > 0 else 0.01 * x,
@@ -821,6 +822,14 @@ def test_patches_pad_or_crop_what_is_left_over(tmp_path: Path) -> None:
     assert crop(x).shape == (1, 3, 1, 1)
     with pytest.raises(composer.BlueprintError, match=r"patches"):
         network_of(tmp_path, {"use": "tokenizer.patch", "dim": 3, "patch": 3}, [5, 5])
+    reaching = network_of(tmp_path, {"use": "tokenizer.patch", "dim": 3, "patch": 3, "padding": "half"}, [5, 5])
+    assert reaching(x).shape == (1, 3, 2, 2)
+
+
+def test_the_approximate_gelu_is_the_papers(tmp_path: Path) -> None:
+    x = noise(1, 1, 3, 3)
+    wanted = 0.5 * x * (1 + ((2 / torch.pi) ** 0.5 * (x + 0.044715 * x**3)).tanh())
+    close(network_of(tmp_path, {"use": "act.gelu", "approximate": True}, [3, 3], channels=1)(x), wanted)
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------

@@ -396,6 +396,12 @@ def test_toys_are_enough() -> None:
     assert "composer_blocks" not in {type(b).__module__ for b in toys.BLOCKS}
 
 
+def test_share_inside_the_graph_of_a_repeat(tmp_path: Path) -> None:
+    network = graph(tmp_path, "y: {repeat: 2, graph: {a: {use: conv, share: true}, b: conv}}").build(device="meta")
+    assert {k for k in network.state_dict() if k.endswith("weight")} == {"y.0.a.weight", "y.0.b.weight", "y.1.b.weight"}
+    assert network.get_submodule("y.0.a") is not network.get_submodule("y.0.b")
+
+
 def test_copies_of_a_repeat_share_the_weights_of_the_first(tmp_path: Path) -> None:
     network = graph(tmp_path, "y: {use: conv, repeat: 3, share: true}").build(device="meta")
     assert {k.rpartition(".")[0] for k in network.state_dict()} == {"y.0"}

@@ -37,10 +37,24 @@ class ReLU(Activation):
 
 
 class GELU(Activation):
-    """x·Φ(x), with the exact error function (Hendrycks and Gimpel, 2016, arXiv:1606.08415)."""
+    """x·Φ(x) (Hendrycks and Gimpel, 2016, arXiv:1606.08415), with the exact error function, or with that of the paper,
+    `approximate`, which is made of a hyperbolic tangent.
+    """
 
     name = "act.gelu"
-    module: ClassVar[str] = "GELU"
+    approximate: bool = False
+
+    def build(self, x: Type) -> Any:
+        from torch import nn
+
+        return nn.GELU("tanh" if self.approximate else "none")
+
+
+class SiLU(Activation):
+    """x times its sigmoid, also known as swish (Elfwing et al., 2017, arXiv:1702.03118)."""
+
+    name = "act.silu"
+    module: ClassVar[str] = "SiLU"
 
 
 class ELU(Activation):
@@ -125,4 +139,4 @@ class Dropout(Block):
         return whole[rank](self.rate) if self.channels else nn.Dropout(self.rate)
 
 
-BLOCKS = (ReLU, GELU, ELU, Sigmoid, Tanh, Softmax, LeakyReLU, PReLU, Dropout)
+BLOCKS = (ReLU, GELU, SiLU, ELU, Sigmoid, Tanh, Softmax, LeakyReLU, PReLU, Dropout)

@@ -95,7 +95,9 @@ class Patches(Convolution):
 
     @property
     def _refuses(self) -> bool:
-        return self.remainder == "refuse" and self.kernel == self.stride
+        """A padded or a longer kernel reaches what would be left over."""
+        padded = any([self.padding] if isinstance(self.padding, int) else self.padding)
+        return self.remainder == "refuse" and self.kernel == self.stride and not padded
 
     def build(self, x: Type, rank: int) -> Any:
         from composer_blocks.modules.convolution import Whole, convolution
