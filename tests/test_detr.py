@@ -192,3 +192,23 @@ def test_dropout_is_where_the_paper_has_it() -> None:
     residual = ("attention_dropout", "cross_attention_dropout", "mlp_dropout")
     assert rates == dict.fromkeys(residual, 0.2) | {"mlp.drop1": 0.3}
     assert network.get_submodule("decoder.2.cross_attention.attend").dropout == 0.4
+
+
+def test_auxiliary_losses_chain_normalized_layers() -> None:
+    """Each layer goes on from what the heads see of it, through one norm, which sees the last twice."""
+    theirs = reference(SMALL, auxiliary_loss=True)
+    network = ours("detr:auxiliary", SMALL, theirs)
+    image, mask = batch(SMALL, True)
+    assert mask is not None
+    with torch.no_grad():
+        y, wanted = network(image, mask), theirs(pixel_values=image, pixel_mask=mask[:, 0].long())
+        plain = ours("detr", SMALL, theirs)(image, mask)
+    found = [(a["logits"], a["boxes"]) for a in (*y["aux"], y)]
+    states = theirs.model(pixel_values=image, pixel_mask=mask[:, 0].long()).intermediate_hidden_states
+    seen = [(theirs.class_labels_classifier(s), theirs.bbox_predictor(s).sigmoid()) for s in states[:-1]]
+    for got, expected in zip(found, [*seen, (wanted.logits, wanted.pred_boxes)], strict=True):
+        torch.testing.assert_close(got, expected, atol=2e-5, rtol=2e-5)
+    assert (plain["logits"] - wanted.logits).abs().max() > 1e-2
+    assert sum(p.numel() for p in network.parameters()) == sum(
+        p.numel() for n, p in theirs.named_parameters() if not n.startswith("model.backbone")
+    ) + sum(p.numel() for n, p in network.named_parameters() if n.startswith("backbone"))
