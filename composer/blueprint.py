@@ -7,7 +7,7 @@ and the parameters are typed and computed.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -127,6 +127,8 @@ class Blueprint:
     """The lock that it was read from; it is compared with what is installed."""
     unread: tuple[Diagnostic, ...] = field(default=(), repr=False, compare=False)
     """Mistakes that stop nothing: parameters that nothing uses. They are said with those of the graph."""
+    idle: tuple[str, ...] = field(default=(), repr=False, compare=False)
+    """Parameters of bases that nothing uses any more."""
 
     @property
     def values(self) -> dict[str, Any]:
@@ -405,7 +407,7 @@ class _Layers:
         weights = {
             source: tuple(_evaluated(r, blueprint.names) for r in rules) for source, rules in self.weights.items()
         }
-        return replace(blueprint, weights=weights, unread=tuple(_unread(blueprint, self)))
+        return replace(blueprint, weights=weights, **_unused(blueprint, self))
 
 
 def _requires(top: Map) -> dict[str, Span | None]:
@@ -474,14 +476,20 @@ def _check_complete(blueprint: Blueprint, layers: _Layers) -> None:
             raise BlueprintError(Diagnostic("BP101", f"the key `{key}` is missing", layers.top.span))
 
 
-def _unread(blueprint: Blueprint, layers: _Layers) -> Iterator[Diagnostic]:
-    """The parameters that nothing uses."""
-    used = _names_used(layers)
+def _unused(blueprint: Blueprint, layers: _Layers) -> dict[str, Any]:
+    """The parameters that nothing uses. A base answers for its own: an edit may have removed the part that used one."""
+    used, bases = _names_used(layers), {str(file) for file in layers.files[:-1]}
     others = [n for n in blueprint.params if n in used]
+    unread, idle = [], []
     for name, param in blueprint.params.items():
-        if name not in used:
+        if name in used:
+            continue
+        if param.span and param.span.source.name in bases:
+            idle.append(name)
+        else:
             text = f"nothing uses the parameter `{name}`{did_you_mean(name, others)}"
-            yield Diagnostic("BP108", text, param.span, help=("remove it",))
+            unread.append(Diagnostic("BP108", text, param.span, help=("remove it",)))
+    return {"unread": tuple(unread), "idle": tuple(idle)}
 
 
 def _names_used(layers: _Layers) -> set[str]:

@@ -25,7 +25,7 @@ def document(blueprint: Blueprint) -> Spec:
         "summary": blueprint.summary,
         "source": dict(blueprint.source),
         "requires": list(blueprint.requires),
-        "params": {name: _param(param) for name, param in blueprint.params.items()},
+        "params": {name: _param(param) for name, param in blueprint.params.items() if name not in blueprint.idle},
         "presets": dict(blueprint.presets),
         "inputs": dict(blueprint.inputs),
         "graph": dict(blueprint.graph),

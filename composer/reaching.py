@@ -161,8 +161,8 @@ def undone(trail: Mapping[str, list[Edit]]) -> Iterable[Diagnostic]:
 
 def undoes(later: Edit, edit: Edit) -> bool:
     """Whether a later edit of the same list leaves nothing of one at the same place."""
-    if later.layer != edit.layer or later.action not in ("set", "replace", "remove"):
-        return False
+    if later.layer != edit.layer or later.action not in ("set", "replace", "remove") or edit.action == "insert_after":
+        return False  # what was inserted stands beside that place
     if later.action == "set":
         return edit.action == "set" and set(_leaves(edit.change)) <= set(_leaves(later.change))
     kept = {"from", "for", "carry"} - set(later.change if isinstance(later.change, dict) else ())

@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 import composer
-from composer.blueprint import shipped
+from composer.blueprint import published
 
 VIT = dict(size=[32, 32], patch=16, dim=12, depth=2, heads=3, channels=2, classes=5)
 SWIN = dict(size=[32, 32], patch=2, dim=8, depths=[2, 2], heads=[1, 2], window=4, classes=5)
@@ -91,7 +91,7 @@ def drop_paths(network: nn.Module) -> dict[str, float]:
 
 
 def test_every_blueprint_with_rates_is_here() -> None:
-    named = {n for n in shipped() if "." not in n and any("drop" in p for p in composer.load(n).params)}
+    named = {n for n in published() if "." not in n and any("drop" in p for p in composer.load(n).params)}
     assert named == {n.split(":")[0] for n in RATES} | {"vnet"}
     for name, (_, known) in RATES.items():
         assert set(known) == {p for p in composer.load(name).params if "drop" in p} - {"drop"}, name
@@ -100,7 +100,7 @@ def test_every_blueprint_with_rates_is_here() -> None:
 @pytest.mark.parametrize("name", RATES)
 def test_without_rates_training_is_evaluation(name: str) -> None:
     blueprint = loaded(name)
-    network = without_batch_statistics(blueprint.build())
+    network = without_batch_statistics(blueprint.build(without="all"))  # passes are equal to rounding only
     assert not any(rate for _, rate in rates_of(network))
     x = inputs(blueprint)
     with torch.no_grad():

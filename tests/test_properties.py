@@ -124,7 +124,7 @@ def test_the_yaml_of_a_shipped_blueprint_loads_to_an_equal_one(name: str) -> Non
     again = Blueprint.parse(blueprint.to_yaml())
     assert said(again) == said(blueprint)
     assert steps(again.infer())[0] == steps(blueprint.infer())[0]
-    assert again.values == blueprint.values
+    assert again.values == {n: v for n, v in blueprint.values.items() if n not in blueprint.idle}
 
 
 def test_the_yaml_of_overrides_says_them() -> None:
@@ -218,10 +218,10 @@ def used(value: Any) -> set[str]:
 
 def test_every_registered_block_is_drawn(record_property: Record) -> None:
     seen: set[str] = set()
-    for seed in range(500):
+    for seed in range(900):
         at = random.Random(seed)
         drawn, setting = genes(at), Setting.of(at.randrange(72))
-        if seed >= 250:  # those that only fill slots are drawn where blocks with slots are
+        if seed >= 600:  # those that only fill slots are drawn where blocks with slots are
             owner, changes = (
                 ALL.blocks["block.transformer"],
                 [(at.randrange(2**16), at.randrange(64)) for _ in range(8)],

@@ -146,7 +146,9 @@ def test_every_shipped_blueprint_is_valid(path):
     assert not [f"{list(e.absolute_path)}: {e.message[:200]}" for e in errors]
 
 
-@pytest.mark.parametrize("code", [c for c in CODES.values() if c.mended], ids=lambda c: c.code)
+@pytest.mark.parametrize(
+    "code", [c for c in CODES.values() if c.mended and "\nlock: " not in f"\n{c.mended}"], ids=lambda c: c.code
+)
 def test_every_mended_example_of_the_codes_is_valid(code):
     VALID.validate(document(code.mended))
 
