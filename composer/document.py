@@ -20,11 +20,7 @@ def document(blueprint: Blueprint) -> Spec:
     """A blueprint as plain data, its keys in the usual order; `composer.writing.dump` makes a text of it."""
     weights = {origin: list(rules) for origin, rules in blueprint.weights.items()}
     made = {
-        "blueprint": VERSION,
-        "name": blueprint.name,
-        "summary": blueprint.summary,
-        "source": dict(blueprint.source),
-        "requires": list(blueprint.requires),
+        **heading(blueprint),
         "params": {name: _param(param) for name, param in blueprint.params.items() if name not in blueprint.idle},
         "presets": dict(blueprint.presets),
         "inputs": dict(blueprint.inputs),
@@ -35,6 +31,17 @@ def document(blueprint: Blueprint) -> Spec:
         "weights": weights["official"] if set(weights) == {"official"} else weights,
     }
     return {key: value for key, value in made.items() if value or key == "blueprint"}
+
+
+def heading(blueprint: Blueprint) -> Spec:
+    """What a document says before its parameters and its graph."""
+    return {
+        "blueprint": VERSION,
+        "name": blueprint.name,
+        "summary": blueprint.summary,
+        "source": dict(blueprint.source),
+        "requires": list(blueprint.requires),
+    }
 
 
 def _param(param: Param) -> Any:

@@ -16,8 +16,9 @@ from typing import Any
 
 from composer.addresses import is_prefix
 from composer.block import Block, SlotSpec
-from composer.blueprint import VERSION, merge_specs
+from composer.blueprint import merge_specs
 from composer.diagnostics import Diagnostic, InternalError
+from composer.document import heading
 from composer.graph import Body, Call, Given, Graph, GraphInput, Group, Input, Ref, Through
 from composer.writing import dump
 
@@ -108,11 +109,7 @@ class _Flat:
         outputs = {o.name: self.output(o.value, o.training, frame) for o in self.graph.outputs}
         weights = {origin: list(rules) for origin, rules in blueprint.weights.items()}
         made = {
-            "blueprint": VERSION,
-            "name": blueprint.name,
-            "summary": blueprint.summary,
-            "source": dict(blueprint.source),
-            "requires": list(blueprint.requires),
+            **heading(blueprint),
             "inputs": {i.name: _typed(i) for i in inputs},
             "graph": {name: _short(spec) for name, spec in nodes.items()},
             "outputs": outputs,
