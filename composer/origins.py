@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 from composer import expressions
 from composer.blueprint import Blueprint
@@ -51,9 +52,12 @@ MOST = 3
 
 
 def _given(mistake: Diagnostic, span: Span, graph: Graph) -> Iterator[Label]:
-    """Where the values were given that a part names, if not in its own file."""
+    """Where the values were given that a part or an input names, if not in its own file. An override names none: it is
+    the value itself."""
+    if span.source.name not in {str(file) for file in graph.blueprint.files}:
+        return
     address, names = mistake.address or "", set[str]()
-    names |= expressions.names_in(graph.specs.get(address))
+    names |= expressions.names_in(graph.specs.get(address) if address else _input_at(span, graph.blueprint))
     while address:  # a variable of a loop around it says what it is made of
         loop = (graph.specs.get(address) or {}).get("for")
         names |= (
@@ -63,6 +67,12 @@ def _given(mistake: Diagnostic, span: Span, graph: Graph) -> Iterator[Label]:
     for name, param in graph.blueprint.params.items():
         if name in names and param.value_span and param.value_span.source != span.source:
             yield Label(param.value_span, f"`{name}` is given here")
+
+
+def _input_at(span: Span, blueprint: Blueprint) -> Any:
+    """The declaration of an input of which a value stands at a place."""
+    specs = [s for s in blueprint.inputs.values() if span in getattr(s, "value_spans", {}).values()]
+    return specs[0] if specs else None
 
 
 def _extended(span: Span, shown: set[str], blueprint: Blueprint) -> Iterator[Label]:

@@ -324,6 +324,21 @@ def test_a_misspelt_parameter_of_a_child(tmp_path: Path) -> None:
     assert said(found) == ["BP108 4:17 nothing uses the parameter `haeds`; did you mean `heads`?"]
 
 
+def test_a_value_of_an_input_says_where_it_was_given(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["check", "unet", "size=3.5"]) == 1
+    said_ = capsys.readouterr().err
+    assert "unet.yaml:22:" in said_
+    assert "<command line>:1:6" in said_
+    assert "`size` is given here" in said_
+
+
+def test_an_override_with_a_wrong_type_shows_itself_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["check", "swin_unet", "encoder.0.attention.window=big"]) == 1
+    said_ = capsys.readouterr().err
+    assert "<command line>:1:28" in said_
+    assert "is given here" not in said_
+
+
 def test_overrides_in_python() -> None:
     made = compose("vit", overrides={"dim": 16, "depth": 1, "heads": 2, "hidden": 8, "size": [16, 16], "patch": 8,
                                      "blocks.attention.qkv_bias": False})  # fmt: skip
