@@ -19,12 +19,13 @@ demo: .venv/ready
 	@echo
 	@echo "The picture: demo/tissue.png   the label map: demo/tissue.nii.gz   the network's figure: demo/swin_unet.svg"
 
+# Two workers of one thread each: two threads each would wait for one another.
 test: .venv/ready
-	$(BIN)/python -m pytest -n 2 --dist worksteal -q -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -q -m "not slow"
 
 # Published sizes of more than 100 GFLOP, and other long cases.
 slow: .venv/ready
-	$(BIN)/python -m pytest -n 2 --dist worksteal -q -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -q -m slow
 
 lint: .venv/ready
 	$(BIN)/ruff check .
