@@ -452,7 +452,7 @@ class _Inference:
         self.check_shared(scope, module, block, types)
         layout, gives = self.first_layout(held), self.result_layout(block, held)
         via = (*_first_via(held), address)[-8:]
-        outputs = [self.new(t, _layout_for(t, gives), via) for t in kinds]
+        outputs = [self.new(self.sound(t, scope), _layout_for(t, gives), via) for t in kinds]
         self.steps.append(
             Step(
                 address, block, ids, tuple(o.id for o in outputs), types, module, scope.call.span, keys,
@@ -555,6 +555,15 @@ class _Inference:
             )
             self.parted[value.id] = made
         return [replace(v, via=value.via) for v in self.parted[value.id]]
+
+    def sound(self, type_: Type, scope: _Scope) -> Type:
+        """A value has a channel at least. Where a rule refused what it was given its result may have none: then nothing
+        more is said about it, and no other rule meets it."""
+        if type_.kind == "unknown" or type_.channels > 0:
+            return type_
+        if not any(m.address == scope.address for m in self.mistakes):
+            scope.report("BP400", f"the result would have {type_.channels} channels")
+        return UNKNOWN
 
     def named_inputs(self) -> list[int]:
         """Values whose shapes tell every axis: the inputs with a grid."""

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from toys import graph, load, mistakes, said, steps
 
+import composer
 from composer.inference import infer_all
 from composer.types import Type, map_, queries, vector
 
@@ -228,3 +229,15 @@ def test_random_blueprints_are_typed_or_refused_and_always_alike(
     for step in program.steps if not found else ():
         assert set(step.reads) <= known, f"{step.address} reads what is not computed yet"
         known |= set(step.outputs)
+
+
+def test_a_result_without_channels_meets_no_other_rule() -> None:
+    text = """blueprint: 1
+name: t
+inputs: {image: B 1 8 8}
+graph: {angles: position.rotary, again: repeat_channels}
+outputs: {y: again}
+"""
+    with pytest.raises(composer.BlueprintError) as caught:
+        composer.Blueprint.parse(text).check()
+    assert [d.code for d in caught.value.diagnostics] == ["BP401"]

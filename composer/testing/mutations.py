@@ -19,6 +19,7 @@ import yaml
 from composer.blueprint import is_fragment, shipped
 from composer.compose import Blueprint
 from composer.diagnostics import ComposerError, InternalError, PluginError
+from composer.faults import PLUGINS_OWN
 from composer.registry import Registry
 
 Place = tuple[Any, Any]
@@ -60,6 +61,7 @@ def told(loaded: Callable[[], Blueprint], build: bool = False) -> str:
     assert str(said)
     assert said.diagnostics, "an error that says nothing"
     for mistake in said.diagnostics:
+        assert mistake.code not in PLUGINS_OWN, f"no mistake of the user's: {mistake.render()}"
         assert mistake.span is not None, f"no place: {mistake.code} {mistake.message}"
         assert mistake.span.line >= 1
         assert mistake.span.column >= 1
