@@ -24,6 +24,7 @@ from composer.cli import (
     plugins,
     running,
     starting,
+    training,
 )
 from composer.diagnostics import ComposerError
 
@@ -60,6 +61,7 @@ checking.add_to(app)
 costing.add_to(app)
 building.add_to(app)
 running.add_to(app)
+training.add_to(app)
 changing.add_to(app)
 locking.add_to(app)
 exporting.add_to(app)
