@@ -68,9 +68,7 @@ def test_a_network_learns_and_everything_is_kept(tmp_path: Path, capsys: pytest.
     assert "set for the data: classes=2" in said
     assert "3 training, 1 validation" in said
     rows = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
-    assert rows[0].split(",") == ["epoch", "dice/ball", "dice", "loss", "lr"] or set(rows[0].split(",")) == {
-        *("epoch", "dice/ball", "dice", "loss", "lr")
-    }
+    assert set(rows[0].split(",")) == {"epoch", "dice/ball", "dice", "loss", "lr"}
     losses = [float(r.split(",")[rows[0].split(",").index("loss")]) for r in rows[1:]]
     assert losses[-1] < 0.75 * losses[0]
     assert {"best.safetensors", "last.safetensors", "last.ckpt", "run.json", "blueprint.yaml"} <= {
@@ -148,7 +146,7 @@ def _set(value: float) -> Callable[[np.ndarray], np.ndarray]:
 
 
 WRONG: dict[str, tuple[Spoil, str, str]] = {
-    "a class beyond": (lambda i, m: _edit(m, _set(7)), "BP822", "values that are no class: 7 (1 voxels)"),
+    "a class beyond": (lambda i, m: _edit(m, _set(7)), "BP822", "values that are no class: 7 (1 voxel)"),
     "half a class": (lambda i, m: _edit(m, _set(0.5)), "BP822", "0.5"),
     "another shape": (lambda i, m: _edit(m, lambda v: v[1:]), "BP821", "17 × 20 × 18"),
     "another place": (lambda i, m: _edit(m, lambda v: v, np.diag([1, 1, 2, 1.0])), "BP821", "mm apart"),
@@ -272,7 +270,7 @@ def test_ct_is_scaled_alike_for_all(tmp_path: Path) -> None:
 def test_a_wrong_list_says_where(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = listed(tmp_path, split={"validation": ["b9"]})
     said = refused(asked(data, tmp_path / "run"), capsys)
-    assert "there is no case `b9`; did you mean `b0`?" in said or "there is no case `b9`" in said
+    assert "there is no case `b9`; did you mean `b" in said
     assert f"{data}:1:" in said
 
 

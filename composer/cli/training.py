@@ -74,12 +74,13 @@ def train(
     introduce(found, dataset, made)
     if not force:
         enough(found.blueprint, found.view, made)
+    run = Run(out)
+    run.claim()
     with bar("preparing") as advance:
         scaled = store.scalings(dataset, found.view.channels, normalize)
-        examples = store.prepare(dataset, found.view, scaled, out / "prepared", pad=pad, progress=advance)
+        examples = store.prepare(dataset, found.view, scaled, run.prepared, pad=pad, progress=advance)
     for case in store.empty(examples):
         print(f"note: the label map of `{case.name}` is empty", file=sys.stderr)
-    run = Run(out)
     asked = settings(found, dataset, made, scaled)
     resumed = run.begin(asked, found.blueprint.to_yaml())
     learned(found, dataset, made, examples, run, resumed, weights, (device, devices, strategy, precision, workers))
@@ -91,7 +92,7 @@ def needed() -> None:
 
     if find_spec("lightning") is None:
         help = ("pip install 'blueprint-composer[train]'",)
-        raise BlueprintError(Diagnostic("BP828", "training needs the package `lightning`", help=help))
+        raise BlueprintError(Diagnostic("BP826", "training needs the package `lightning`", help=help))
 
 
 def listed(data: str | None, pairs: Sequence[str] | None) -> Dataset:
@@ -211,7 +212,8 @@ def bar(words: str) -> Iterator[Any]:
     from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True), transient=True) as shown:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as shown:
         task = shown.add_task(words, total=None)
         yield lambda done, total: shown.update(task, completed=done, total=total)
 
@@ -231,7 +233,7 @@ class Shown:
             TextColumn("loss {task.fields[loss]}"),
             TimeRemainingColumn(),
         )
-        self.progress = Progress(*columns, console=self.console, transient=True)
+        self.progress = Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
         self.task = self.progress.add_task("epoch", total=recipe.total * recipe.accumulate, loss="–")
         self.first = True
 

@@ -106,7 +106,17 @@ def _cases(data: Data) -> DataLoader[Any] | None:
 
 
 def _last(run: Run) -> str | None:
-    return str(run.last) if run.last.is_file() else None
+    """The checkpoint to go on from, if there is one. BP825 where it cannot be read."""
+    if not run.last.is_file():
+        return None
+    try:
+        known = torch.load(run.last, map_location="cpu", weights_only=True, mmap=True)
+        assert {"state_dict", "loops", "callbacks"} <= set(known)
+    except Exception as fault:  # a damaged file makes its reader fail in any way at all
+        text = f"`{run.last}` is damaged ({type(fault).__name__}): the run cannot go on from it"
+        help = (f"the weights so far are in {run.final.name}; begin a new run with `--weights {run.final}`",)
+        raise BlueprintError(Diagnostic("BP825", text, help=help)) from None
+    return str(run.last)
 
 
 @dataclass

@@ -58,21 +58,24 @@ class Run:
     def prepared(self) -> Path:
         return self.folder / "prepared"
 
+    def claim(self) -> None:
+        """Make the folder, or find that of a run. BP825 where it holds anything else."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as fault:
+            raise refused(self.folder, fault) from None
+        inside = sorted(p.name for p in self.folder.iterdir())
+        if not self.settings.is_file() and inside not in ([], [self.prepared.name]):
+            text = f"`{self.folder}` holds other files: {listing(inside, 5)}"
+            raise BlueprintError(Diagnostic("BP825", text, help=("name a new folder with `--out`",)))
+
     def begin(self, asked: Mapping[str, Any], text: str) -> bool:
-        """Make the folder, or find it; whether there is a checkpoint to go on from. BP825 where the folder is that of
+        """Write down what was asked for; whether there is a checkpoint to go on from. BP825 where the folder is that of
         another run."""
         said = json.loads(json.dumps(asked))
         if self.settings.is_file():
             self._check_same(said)
             return self.last.is_file()
-        if self.folder.is_dir() and any(p.name != "prepared" for p in self.folder.iterdir()):
-            inside = listing(sorted(p.name for p in self.folder.iterdir()), 5)
-            text = f"`{self.folder}` holds other files: {inside}"
-            raise BlueprintError(Diagnostic("BP825", text, help=("name a new folder with `--out`",)))
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as fault:
-            raise refused(self.folder, fault) from None
         write_text(self.blueprint, text)
         write_text(self.settings, json.dumps(said, indent=2))
         return False

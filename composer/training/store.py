@@ -240,7 +240,7 @@ def _classes(case: Case, classes: int) -> NDArray[Any]:
     found, counts = np.unique(values, return_counts=True)
     wrong = [(v, n) for v, n in zip(found, counts, strict=True) if not (0 <= v < classes and float(v).is_integer())]
     if wrong:
-        shown = listing(f"{v:g} ({n:,} voxels)" for v, n in wrong[:8])
+        shown = listing(f"{v:g} ({n:,} voxel{'s' if n > 1 else ''})" for v, n in wrong[:8])
         text = f"`{case.label}` has values that are no class: {shown}; the {classes} classes are 0 to {classes - 1}"
         whole_numbers = all(float(v).is_integer() and v >= 0 for v, _ in wrong)
         help = (
