@@ -96,7 +96,7 @@ def read_volume(path: str | os.PathLike[str], channels: int, *, rank: int = 3, a
     (BP804), an affine without directions (BP807).
     """
     codes, file = view_codes(axis), Path(path)
-    image = _opened(file)
+    image = opened(file)
     _check_shape(file, tuple(image.shape), channels)
     _check_dtype(file, image.get_data_dtype())
     _check_affine(file, image.affine)
@@ -108,7 +108,7 @@ def read_volume(path: str | os.PathLike[str], channels: int, *, rank: int = 3, a
 
 def shape_of(path: str | os.PathLike[str], channels: int) -> tuple[int, ...]:
     """Voxels along X, Y, Z of the image at `path`, from its header alone; refused as by `read_volume`."""
-    image = _opened(Path(path))
+    image = opened(Path(path))
     _check_shape(Path(path), tuple(image.shape), channels)
     return tuple(image.shape[:3])
 
@@ -149,7 +149,7 @@ def _refusal(code: str, message: str, *help: str) -> BlueprintError:
     return BlueprintError(Diagnostic(code, message, help=help))
 
 
-def _opened(path: Path) -> Any:
+def opened(path: Path) -> Any:
     """The image of nibabel; its voxels are still on disk."""
     if not path.exists():
         raise _refusal("BP801", f"there is no file `{path}`", f"the folder searched is `{path.absolute().parent}`")

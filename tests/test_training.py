@@ -16,12 +16,16 @@ import numpy as np
 import pytest
 import torch
 
+import composer
 from composer.cli.main import run
 from composer.training import cases, store
 from composer.training.recipe import Recipe, recipe
 from composer.weights import load_file
 
 pytest.importorskip("lightning")
+from composer.lightning import Segmentation
+from composer.training.objective import Objective, leaves
+from composer.training.patches import Patches
 
 SIZE = (18, 20, 18)
 NET = ["unet:demo", "size=[16,16,16]", "widths=[4,8]"]
@@ -280,3 +284,90 @@ def test_recipes_are_layered_and_checked() -> None:
         recipe({"shedule": "poly"})
     with pytest.raises(Exception, match="greater than 0"):
         recipe({"lr": 0})
+
+
+# ---- patches and the loss -----------------------------------------------------------------------------------------------
+
+
+def prepared(folder: Path, view: store.View, count: int = 3) -> list[store.Example]:
+    data = cases.read(listed(folder, count))
+    return store.prepare(data, view, store.scalings(data, 1), folder / "prepared")
+
+
+@pytest.mark.parametrize("size", [(8, 8, 8), (18, 20, 18), (16, 12), (1, 1)])
+def test_patches_are_the_same_by_number_and_show_what_lies_there(tmp_path: Path, size: tuple[int, ...]) -> None:
+    view = store.View(1, 2, size)
+    examples = prepared(tmp_path, view)
+    still = Recipe(often=0, flip=False, epochs=1, steps=20)
+    patches, again = (Patches(examples, view, still, flip=True, position=True) for _ in range(2))
+    for number in (0, 7, 39):
+        one, other = patches[number], again[number]
+        assert all(torch.equal(one[k], other[k]) for k in one)
+        assert one["image"].shape == (1, *size)
+        assert one["label"].shape == (1, *size)
+        assert one["position"].shape == (len(size),)
+        at = [
+            int(p) + n // 2 - s // 2
+            for p, n, s in zip(one["position"], examples[0].label.shape[3 - len(size) :], size, strict=True)
+        ]
+        cut = tuple(slice(a, a + s) for a, s in zip(at, size, strict=True))
+        shown = [
+            e.image[0] if len(size) == 3 else e.image[0][z]
+            for e in examples
+            for z in range(18 if len(size) == 2 else 1)
+        ]
+        assert any(np.array_equal(s[cut], one["image"][0].numpy()) for s in shown)
+
+
+def test_changes_move_image_and_labels_alike(tmp_path: Path) -> None:
+    view = store.View(1, 2, (16, 16, 16))
+    wild = Recipe(often=1, rotate=90, scale=0.3, shift=0.2, bend=2, gamma=0, brightness=0, noise=0)
+    patches = Patches(prepared(tmp_path, view), view, wild, flip=True)
+    inside, outside = [], []
+    for number in range(10):
+        patch = patches[number]
+        inside.append(patch["image"][patch["label"] == 1])
+        outside.append(patch["image"][patch["label"] == 0])
+    assert torch.cat(inside).mean() > torch.cat(outside).mean() + 1.5
+    assert set(torch.unique(torch.cat([p["label"] for p in (patches[0], patches[1])])).tolist()) <= {0.0, 1.0}
+
+
+def test_deep_supervision_weighs_each_halving_by_half() -> None:
+    labels = torch.randint(0, 3, (2, 1, 8, 8, 8)).float()
+    outputs = {"logits": torch.randn(2, 3, 8, 8, 8), "aux": [torch.randn(2, 3, 4, 4, 4), torch.randn(2, 5, 2, 2, 2)]}
+    loss = Objective(3)
+    small = torch.nn.functional.interpolate(labels, size=(4, 4, 4), mode="nearest-exact")
+    wanted = (loss.loss(outputs["logits"], labels) + 0.5 * loss.loss(outputs["aux"][0], small)) / 1.5
+    assert torch.allclose(loss(outputs, labels), wanted)
+
+
+SMALL: dict[str, dict[str, object]] = {
+    "nnunet": dict(size=[8, 8, 8], widths=[4, 8], classes=2),
+    "fine": dict(
+        size=[16, 64, 64],
+        cells=[2, 2],
+        volume=[16, 128, 128],
+        classes=2,
+        dim=12,
+        depths=[2, 2, 2],
+        heads=[2, 2, 4],
+        windows=[4, 4, 4],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_what_a_network_gives_in_training_is_trained(name: str) -> None:
+    """Deep supervision, and a second input."""
+    network = composer.load(name, **SMALL[name]).build()
+    module = Segmentation(network, Recipe(lr=1e-2))
+    size = module.size
+    batch = {"image": torch.randn(1, 1, *size), "label": torch.randint(0, module.classes, (1, 1, *size)).float()}
+    if module.position:
+        batch["position"] = torch.tensor([[0.0, -30.0, -30.0]])
+    outputs = network.train()(**{k: v for k, v in batch.items() if k != "label"})
+    maps = [m for m in leaves(outputs) if m.dim() == 5]
+    assert len(maps) > 1
+    module.objective(outputs, batch["label"]).backward()
+    moved = [p for p in network.parameters() if p.grad is not None and p.grad.abs().sum() > 0]
+    assert len(moved) > len(list(network.parameters())) // 2

@@ -22,6 +22,7 @@ from composer.cli import (
     listing,
     locking,
     plugins,
+    predicting,
     running,
     starting,
     training,
@@ -62,6 +63,7 @@ costing.add_to(app)
 building.add_to(app)
 running.add_to(app)
 training.add_to(app)
+predicting.add_to(app)
 changing.add_to(app)
 locking.add_to(app)
 exporting.add_to(app)

@@ -160,7 +160,7 @@ def settings(found: Suited, dataset: Dataset, recipe: Recipe, scaled: Sequence[A
         "labels": list(names),
         "scaling": [asdict(s) for s in scaled],
         "flip": dataset.flip,
-        "data": {"name": dataset.name, **parts},
+        "data": {"name": dataset.name, "path": str(dataset.path.absolute()) if dataset.path else None, **parts},
         "recipe": recipe.model_dump(),
     }
 

@@ -156,7 +156,7 @@ def labels(case: Case) -> NDArray[Any]:
     import nibabel
 
     assert case.label is not None
-    image = imaging._opened(case.label)
+    image = imaging.opened(case.label)
     values = np.asarray(image.dataobj)
     assert isinstance(image, nibabel.spatialimages.SpatialImage)
     return values[..., 0] if values.ndim == 4 and values.shape[3] == 1 else values
@@ -223,19 +223,23 @@ def _seen(case: Case, view: View, scaled: Sequence[Scaling]) -> tuple[NDArray[np
     if len(volume.data) != view.channels:
         text = f"the case `{case.name}` has {len(volume.data)} channels, the network takes {view.channels}"
         raise BlueprintError(Diagnostic("BP821", text, case.span, help=(f"channels={len(volume.data)}",)))
-    label = _classes(case, view.classes)
-    assert case.label is not None
-    grid = imaging._opened(case.label)
-    other = replace(volume, data=label[None], affine=np.asarray(grid.affine, np.float64))
-    _same_grid(case, other, case.label, volume, case.images[0])
+    label = classes_of(case, volume, view.classes)
     parts = [s.of(replace(volume, data=volume.data[k : k + 1])) for k, s in enumerate(scaled)]
     codes = imaging.view_codes(view.axis)
     image = np.stack([imaging.turned(p.data[0], volume.affine, codes) for p in parts])
     return np.ascontiguousarray(image), np.ascontiguousarray(imaging.turned(label, volume.affine, codes))
 
 
+def classes_of(case: Case, volume: Volume, classes: int) -> NDArray[Any]:
+    """The label map (X, Y, Z) on the grid of the image (BP821), once each value is known to be a class (BP822)."""
+    label = _classes(case, classes)
+    assert case.label is not None
+    affine = np.asarray(imaging.opened(case.label).affine, np.float64)
+    _same_grid(case, replace(volume, data=label[None], affine=affine), case.label, volume, case.images[0])
+    return label
+
+
 def _classes(case: Case, classes: int) -> NDArray[Any]:
-    """The label map, once each value is known to be a class."""
     values = labels(case)
     found, counts = np.unique(values, return_counts=True)
     wrong = [(v, n) for v, n in zip(found, counts, strict=True) if not (0 <= v < classes and float(v).is_integer())]

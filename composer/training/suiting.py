@@ -85,7 +85,7 @@ def smallest(dataset: Dataset, view: View) -> tuple[int, ...]:
 def _extent(case: Case, view: View) -> tuple[int, ...]:
     import numpy as np
 
-    image = imaging._opened(case.images[0])
+    image = imaging.opened(case.images[0])
     hollow = np.broadcast_to(np.zeros((), np.uint8), image.shape[:3])
     return imaging.turned(hollow, np.asarray(image.affine), imaging.view_codes(view.axis)).shape[3 - view.rank :]
 
