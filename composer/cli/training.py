@@ -30,7 +30,9 @@ def add_to(app: typer.Typer) -> None:
 def train(
     blueprint: common.Name,
     overrides: common.Overrides = None,
-    data: Annotated[str | None, typer.Option(help="A dataset.json (MSD, nnU-Net), a YAML list, or a folder.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="A dataset.json (MSD, nnU-Net), a YAML list, a folder, or `demo`.")
+    ] = None,
     pair: Annotated[
         list[str] | None, typer.Option(help="An image and its label map: 'image.nii.gz=labels.nii.gz'; repeatable.")
     ] = None,
@@ -65,7 +67,7 @@ def train(
     from composer.training.runs import Run
     from composer.training.suiting import suit
 
-    dataset = listed(data, pair).split(validation, seed or 0)
+    dataset = listed(data, pair, out).split(validation, seed or 0)
     given = {k.partition("=")[0] for k in overrides or ()}
     found = suit(lambda more: reloaded(blueprint, overrides, more, plugin), sorted(given), dataset, axis, pad)
     own = found.blueprint.source.get("training")
@@ -95,10 +97,14 @@ def needed() -> None:
         raise BlueprintError(Diagnostic("BP826", "training needs the package `lightning`", help=help))
 
 
-def listed(data: str | None, pairs: Sequence[str] | None) -> Dataset:
-    """The data that the command line names."""
+def listed(data: str | None, pairs: Sequence[str] | None, out: Path) -> Dataset:
+    """The data that the command line names; those of the demonstration are made beside the run."""
     from composer.training import cases
 
+    if data == "demo" and not pairs and not Path("demo").exists():
+        from composer.training import demonstration
+
+        return cases.read(demonstration.write(out.absolute().parent / "lobes"))
     if data and not pairs:
         return cases.read(data)
     if data or not pairs:

@@ -43,7 +43,8 @@ class Case:
 class Dataset:
     """The cases by their part (`training`, `validation`, `test`), names of the classes from 0, and of the channels.
 
-    `labels` and `channels` are empty where the list does not say. `flip` is false where mirrored images would be wrong.
+    `labels` and `channels` are empty where the list does not say. `flip` is false where mirrored images would be wrong;
+    `divided` says that the list itself names the parts.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Dataset:
     labels: tuple[str, ...] = ()
     channels: tuple[str, ...] = ()
     flip: bool = True
+    divided: bool = False
     path: Path | None = None
 
     @property
@@ -61,7 +63,7 @@ class Dataset:
     def split(self, share: float = 0.2, seed: int = 0) -> Dataset:
         """With a share of the training cases, at least one, drawn for validation where the list names none."""
         training = self.parts["training"]
-        if self.parts.get("validation") or len(training) < 2 or not share:
+        if self.divided or len(training) < 2 or not share:
             return self
         drawn = random.Random(seed).sample(range(len(training)), max(1, round(share * len(training))))
         chosen = {k: tuple(c for i, c in enumerate(training) if (i in drawn) == k) for k in (True, False)}
@@ -159,7 +161,8 @@ class _Reader:
             raise BlueprintError(self.mistakes)
         _check_files([c for part in parts.values() for c in part])
         name = str(self.document.get("name") or self.file.absolute().parent.name)
-        return Dataset(name, parts, labels, channels, self.document.get("flip", True) is not False, self.file)
+        flip, divided = self.document.get("flip", True) is not False, bool(self.document.get("split"))
+        return Dataset(name, parts, labels, channels, flip, divided, self.file)
 
     def wrong(self, text: str, container: Any, key: Any, *help: str) -> None:
         place = span_of(container, key) or getattr(container, "span", None)
