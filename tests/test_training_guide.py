@@ -18,6 +18,7 @@ FENCES = re.findall(r"^```(\w+)\n(.*?)^```$", GUIDE, re.M | re.S)
 
 @pytest.mark.filterwarnings("ignore:.*does not have many workers")
 @pytest.mark.filterwarnings("ignore::lightning.fabric.utilities.warnings.PossibleUserWarning")
+@pytest.mark.filterwarnings("ignore:.isinstance.*:FutureWarning")
 def test_the_guide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "training"
     folder.mkdir()
