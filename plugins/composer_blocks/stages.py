@@ -117,11 +117,13 @@ class TransformerBlock(Block):
 
 class ResidualBlock(Block):
     """act(body(x) + shortcut(x)) (He et al., 2016, arXiv:1512.03385). The shortcut is used only where the body changes
-    the type, so one description serves the first unit of a stage and the others."""
+    the type, so one description serves the first unit of a stage and the others. `weigh` stands behind the body and
+    its `drop_path`, such as squeeze and excitation."""
 
     name = "block.residual"
     drop_path: Rate = 0
     body: Slot = slot(required=True)
+    weigh: Slot = slot(role="block", doc="stands before the sum; keeps the type")
     shortcut: Slot = slot()
     act: Slot = slot()
 
@@ -141,7 +143,7 @@ class ResidualBlock(Block):
                 net.equal(a, b, text, "BP304")
         if self.drop_path:
             y = net.add("drop_path", DropPath(rate=self.drop_path), y)
-        return net.slot("act", x=net.add("sum", Add(), y, short))
+        return net.slot("act", x=net.add("sum", Add(), net.slot("weigh", x=y), short))
 
 
 BLOCKS = (MLP, TransformerBlock, ResidualBlock)
