@@ -8,7 +8,9 @@ reference a second network has every one of these parameters changed; what it mu
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from math import prod
 from typing import Any
 
@@ -95,7 +97,7 @@ OFFICIAL: dict[str, tuple[str, Table]] = {
     "setr_naive": ("setr", SETR),
     "setr_pup": ("setr:pup", SETR),
     "setr_mla": ("setr_mla", {k: v for k, v in SETR.items() if v not in ("kernel", "rise", "aux_kernel", "aux_rise")}
-                 | dict(mla_channels="width", mlahead_channels="side", mla_index="mla")),
+                 | dict(mla_channels="width", mlahead_channels="side", mla_index="mla", in_index="[all of them]")),
     "nnunet_plainconv": ("nnunet", NNUNET),
     "nnunet_resenc": ("nnunet:resenc", RESENC),
     "attention_unet_oktay": ("attention_unet", OKTAY),
@@ -186,3 +188,265 @@ def test_every_argument_of_an_official_code_has_its_parameter(model: str) -> Non
 
 def test_every_golden_has_a_table() -> None:
     assert set(CASES) == set(OFFICIAL) | {"fine_depth3", "unetr", "swin_unetr", "vnet", "attention_unet"}
+
+
+# ---------------------------------------------------------------- second networks
+
+
+def conv(inside: int, out: int, kernel: int | list[int] = 1, bias: bool = True, norm: bool = False) -> int:
+    """A convolution of a kernel's volume, or a linear map; and a norm that has a scale and a shift."""
+    return inside * out * (prod(kernel) if isinstance(kernel, list) else kernel) + bias * out + 2 * out * norm
+
+
+def mlp(dim: int, hidden: int) -> int:
+    return conv(dim, hidden) + conv(hidden, dim)
+
+
+def attention(dim: int, bias: bool = True, query: bool = True) -> int:
+    return (2 + query) * conv(dim, dim, bias=bias) + conv(dim, dim)
+
+
+def layer(dim: int, hidden: int, bias: bool = True, norm: int = 2, query: bool = True) -> int:
+    """A layer of a transformer whose norms have so many numbers a channel."""
+    return 2 * norm * dim + attention(dim, bias, query) + mlp(dim, hidden)
+
+
+def transunet(p: dict[str, Any]) -> int:
+    w, cnn, d, inside = p["width"], p["patch"] < 8, p["dim"], p["width"]
+    total = conv(3, w, 49, False, True) * cnn
+    for s, units in enumerate(p["units"] if cnn else []):
+        middle = w * 2**s
+        for u in range(units):
+            total += conv(inside, middle, 1, False, True) + conv(middle, middle, 9, False, True)
+            total += conv(middle, 4 * middle, 1, False, True)
+            total += conv(inside, 4 * middle, 1, False, True) * (u == 0)
+            inside = 4 * middle
+    tokens = prod(n // (16 * p["patch"] if cnn else p["patch"]) for n in p["size"])
+    total += conv(inside if cnn else 3, d, p["patch"] ** 2) + tokens * d
+    total += p["layers"] * layer(d, p["hidden"]) + 2 * d + conv(d, p["neck"], 9, False, True)
+    before, skips = p["neck"], [8 * w, 4 * w, w][: p["n_skip"]] + [0] * 4
+    for out, skip in zip(p["decoder"], skips, strict=False):
+        total += conv(before + skip, out, 9, False, True) + conv(out, out, 9, False, True)
+        before = out
+    return total + conv(before, p["classes"], 9)
+
+
+def mt_transunet(p: dict[str, Any]) -> int:
+    heads = conv(p["decoder"][-1], p["distances"], 9) + conv(p["dim"], p["categories"])
+    return transunet(p) + 2 * p["dim"] + heads + conv(p["dim"], p["coarse"], 9)
+
+
+def swin_unet(p: dict[str, Any], memory: bool = False) -> int:
+    """Norms of one number a channel: a layer norm without bias."""
+    d, heads, w, levels = p["dim"], p["heads"], p["window"], len(p["depths"])
+    grid = [n // p["patch"] for n in p["size"]]
+
+    def stage(i: int) -> int:
+        dim = d * 2**i
+        window = min(w, *(n // 2**i for n in grid))
+        hidden = int(dim * p["mlp_ratio"])
+        own = layer(dim, hidden, p["qkv_bias"], 1) + (2 * window - 1) ** 2 * heads[i]
+        tokens = p["tokens"] * dim + (45 * p["tokens"] // 2**i) ** 2 * dim if memory else 0
+        return p["depths"][i] * (own + attention(dim, p["qkv_bias"]) * memory) + tokens
+
+    total = conv(p["channels"], d, p["patch"] ** 2) + prod(grid) * d  # a position table, and no norm of patches
+    total += sum(stage(i) for i in range(levels)) + d * 2 ** (levels - 1)
+    for i in range(levels - 1):
+        dim = d * 2**i
+        total += 4 * dim + conv(4 * dim, 2 * dim, bias=False)  # merging
+        total += conv(2 * dim, 4 * dim, bias=False) + dim + conv(2 * dim, dim) + stage(i)
+    return total + d + conv(d, 16 * d, bias=False) + 2 * d + conv(d, p["classes"], bias=False)
+
+
+def nnformer(p: dict[str, Any], memory: bool = False, volume: bool = False) -> int:
+    d, levels = p["dim"], len(p["depths"])
+    grid = [n // s for n, s in zip(p["size"], p["patch"], strict=True)]
+
+    def stage(i: int, depth: int, heads: int, decoder: bool) -> int:
+        dim, w = d * 2**i, p["windows"][i]
+        window = min(w, *(n // 2**i for n in grid))
+        own = layer(dim, int(dim * p["mlp_ratio"]), p["qkv_bias"], 1) + (2 * window - 1) ** 3 * heads
+        total = depth * (own + attention(dim, p["qkv_bias"]) * (memory + volume))
+        if not memory:
+            return total - conv(dim, dim, bias=p["qkv_bias"]) * decoder  # the first asks with the map itself
+        rows = (32 // w * p["tokens"] // 2**i) ** 3
+        if volume and not decoder:
+            rows = prod(n // 2**i // w for n in grid) * p["tokens"] ** 3
+        cells = prod(p["cells"]) * p["per_cell"] if volume else 0
+        return total + (p["tokens"] + rows + cells) * dim
+
+    half = d // 2
+    total = conv(p["channels"], half, 27, norm=True) + conv(half, half, 27, norm=True) + conv(half, d, 27, norm=True)
+    total += conv(d, d, 27)  # without a norm of patches
+    for i in range(levels):
+        total += stage(i, p["depths"][i], p["heads"][i], False) + d * 2**i
+        if i < levels - 1 or memory:
+            total += d * 2**i + conv(d * 2**i, d * 2 ** (i + 1), 8 if memory else 27)
+    for i in range(levels - 1):
+        total += 2 * d * 2**i + conv(2 * d * 2**i, d * 2**i, 8)
+        total += stage(i, p["decoder_depths"][i], p["decoder_heads"][i], True)
+    heads = range(p["levels"])
+    return total + sum(conv(d * 2**i, p["classes"], 64 if memory and i else prod(p["patch"])) for i in heads)
+
+
+def cotr(p: dict[str, Any]) -> int:
+    w, d, levels = p["widths"], p["widths"][3], 2
+    total = conv(p["channels"], w[0], 343, False, True)
+    for i, blocks in enumerate(p["blocks"]):
+        total += conv(w[i], w[i + 1], 27, False, True) + (blocks - 1) * conv(w[i + 1], w[i + 1], 27, False, True)
+        total += conv(w[i], w[i + 1], 1, False, True)
+    samples = p["heads"] * p["points"] * levels
+    places = conv(d, 3 * samples) + conv(d, samples) + 2 * conv(d, d)
+    total += levels * d + p["layers"] * (places + 4 * d + mlp(d, p["hidden"]))
+    for i in (2, 1, 0):
+        total += conv(w[i + 1], w[i], 8, False) + 2 * conv(w[i], w[i], 27, False, True) + conv(w[i], p["classes"])
+    return total + conv(w[0], p["classes"])
+
+
+def setr(p: dict[str, Any], body: int = 0, heads: int = 3) -> int:
+    d, tokens = p["dim"], prod(n // p["patch"] for n in p["size"])
+    total = conv(p["channels"], d, p["patch"] ** 2) + d + (tokens + 1) * d
+    total += p["depth"] * layer(d, int(d * p["mlp_ratio"]), p["qkv_bias"])
+    if body:
+        return total + body
+    unread, w = conv(p["inherited"], p["classes"]), p["width"]
+    read = 2 * d + conv(w, p["classes"]) + unread
+    return (
+        total + heads * read + conv(d, w, p["kernel"] ** 2, norm=True) + 2 * conv(d, w, p["aux_kernel"] ** 2, norm=True)
+    )
+
+
+def setr_mla(p: dict[str, Any]) -> int:
+    w, s, k, unread = p["width"], p["side"], p["classes"], conv(p["inherited"], p["classes"])
+    lateral = 2 * p["dim"] + conv(p["dim"], w, 1, False, True) + conv(w, w, 9, False, True)
+    side = conv(w, s, 9, False, True) + conv(s, s, 9, False, True)
+    return setr(p, 4 * (lateral + side) + conv(4 * s, k, 9) + unread + len(p["taps"]) * (conv(w, k, 1, False) + unread))
+
+
+def nnunet(p: dict[str, Any], residual: bool = False) -> int:
+    w, kernels, bias = p["widths"], [k if isinstance(k, list) else [k] * 2 for k in p["kernels"]], p["bias"]
+    total, inside = 0, p["channels"]
+    if residual:
+        total, inside = conv(inside, p["stem"], kernels[0], bias, True), p["stem"]
+    for i, out in enumerate(w):
+        for _ in range(p["blocks"][i]):
+            if not residual:
+                total += conv(inside, out, kernels[i], bias, True)
+            else:
+                middle, narrow = p["middles"][i], max(8, int(out / p["squeeze"] + 4) // 8 * 8)
+                total += conv(inside, middle, 1, bias, True) + conv(middle, middle, kernels[i], bias, True)
+                total += conv(middle, out, 1, bias, True) + conv(out, narrow) + conv(narrow, out)
+                total += conv(inside, out, 1, False, True) * (inside != out)
+            inside = out
+    for i in reversed(range(len(w) - 1)):
+        stride = p["strides"][i + 1]
+        total += conv(w[i + 1], w[i], stride if isinstance(stride, list) else [stride] * 2, bias)
+        total += conv(2 * w[i], w[i], kernels[i], bias, True) + conv(w[i], p["classes"])
+        total += (p["decoder_convs"][len(w) - 2 - i] - 1) * conv(w[i], w[i], kernels[i], bias, True)
+    return total
+
+
+def twice(inside: int, out: int, kernel: int) -> int:
+    """Two convolutions of a U-Net without norms."""
+    return conv(inside, out, kernel) + conv(out, out, kernel)
+
+
+def oktay(p: dict[str, Any]) -> int:
+    w, k = p["widths"], p["classes"]
+    total = twice(p["channels"], w[0], 27) + sum(twice(a, b, 27) for a, b in pairwise(w))
+    total += conv(w[-1], w[-1])
+    for i in reversed(range(len(w) - 1)):
+        total += twice(w[i + 1] + w[i], w[i], 27) + conv(w[i], k)
+        if i:
+            gate = conv(w[i], w[i], p["gate_stride"], False) + conv(w[i + 1], w[i]) + conv(w[i], 1)
+            total += 2 * (gate + conv(w[i], w[i], norm=True)) + conv(2 * w[i], w[i], norm=True)
+    return total + conv((len(w) - 1) * k, k)
+
+
+def nonlocal_unet(p: dict[str, Any]) -> int:
+    w = p["widths"]
+    total = twice(p["channels"], w[0], 9) + sum(twice(a, b, 9) for a, b in pairwise(w))
+    for i in reversed(range(len(w) - 1)):
+        total += conv(w[i + 1], w[i], 16) + twice(2 * w[i], w[i], 9)
+    for width in (w[1], w[2]):
+        inner = width // 4
+        total += 3 * conv(width, inner) + conv(inner, width, norm=True) + conv(inner, 1)
+    return total + conv(w[0], p["classes"])
+
+
+@dataclass(frozen=True)
+class Second:
+    """A network with other arguments, and what it weighs."""
+
+    blueprint: str
+    params: dict[str, Any]
+    count: Callable[[dict[str, Any]], int]
+
+
+SCALED = dict(qkv_bias=False, scale=0.3, mlp_ratio=3.0, dropout=0.2, attention_dropout=0.1, drop_path=0.4)
+NO_BIAS = {"use": "norm.layer", "bias": False}
+VIT = dict(dim=24, hidden=36, heads=3, layers=2, decoder=[12, 10, 8, 6], neck=16, classes=5, channels=3, size=[64, 64],
+           dropout=0.2, attention_dropout=0.1)  # fmt: skip
+SWIN = SCALED | dict(size=[48, 48], channels=4, classes=3, patch=3, dim=8, depths=[1, 3, 2], heads=[2, 1, 4], window=4,
+                     norm=NO_BIAS, patch_norm=None, position=True)  # fmt: skip
+NN = SCALED | dict(size=[32, 64, 64], channels=2, classes=3, dim=12, depths=[1, 2, 3], heads=[1, 2, 4],
+                   windows=[2, 4, 2], patch=[4, 4, 4], levels=2, norm=NO_BIAS, patch_norm=None,
+                   decoder_depths=[2, 1], decoder_heads=[2, 4])  # fmt: skip
+VISION = SCALED | dict(size=[32, 48], channels=2, classes=5, patch=8, dim=24, depth=3, heads=2, eps=1e-5,
+                       align_corners=True, width=10, inherited=7, norm={"use": "norm.group", "groups": 2})  # fmt: skip
+UNET = dict(size=[16, 32], channels=2, classes=3, widths=[6, 8, 12], strides=[1, [1, 2], 2], kernels=[[3, 1], 3, 5],
+            blocks=[1, 3, 2], decoder_convs=[2, 1], bias=False, norm="batch", act="relu",
+            drop={"use": "dropout", "rate": 0.2})  # fmt: skip
+SECOND: dict[str, Second] = {
+    "transunet": Second("transunet", VIT | dict(width=32, units=[1, 2, 1], n_skip=0, patch=2), transunet),
+    "transunet skips": Second(
+        "transunet", VIT | dict(width=32, units=[1, 2, 1], n_skip=2, patch=1), transunet),
+    "transunet_vit": Second(
+        "transunet:vit_b16", VIT | dict(width=32, units=[1, 1, 1], n_skip=0, patch=8), transunet),
+    "mt_transunet": Second(
+        "mt_transunet", VIT | dict(width=32, units=[1, 2, 1], n_skip=0, patch=2, channels=1, categories=4, coarse=5,
+                                   distances=2), mt_transunet),
+    "swin_unet": Second("swin_unet", SWIN, swin_unet),
+    "glam_swin_unet": Second("glam_swin_unet", SWIN | dict(tokens=2), lambda p: swin_unet(p, True)),
+    "nnformer": Second("nnformer", NN | dict(strides=[[2, 2, 2], [2, 2, 2]]), nnformer),
+    "glam_nnformer": Second("glam_nnformer", NN | dict(tokens=2), lambda p: nnformer(p, True)),
+    "fine": Second("fine", NN | dict(tokens=2, cells=[3, 2], per_cell=2, volume=[60, 200, 150], clamp=1),
+                   lambda p: nnformer(p, True, True)),
+    "cotr": Second("cotr", dict(
+        channels=2, classes=3, size=[16, 32, 32], widths=[4, 8, 12, 12], hidden=20, heads=2, layers=1, points=2,
+        blocks=[1, 3, 2], norm={"use": "norm.group", "groups": 2}, act="relu", standardize="unbiased"), cotr),
+    "setr": Second("setr", VISION | dict(taps=["blocks.0", "blocks.1"], tap="blocks.1", kernel=3, rise=4, aux_kernel=3,
+                                         aux_rise=2), setr),
+    "setr_mla": Second("setr_mla", VISION | dict(mla=[2, 1, 1, 0], side=6, taps=["smooth.3", "smooth.1"]), setr_mla),
+    "nnunet": Second("nnunet", UNET | dict(order="conv drop act norm"), nnunet),
+    "nnunet_resenc": Second("nnunet:resenc", UNET | dict(stem=5, middles=[3, 4, 6], squeeze=2, drop_path=0.2),
+                            lambda p: nnunet(p, True)),
+    "attention_unet": Second("attention_unet", dict(
+        size=[32, 16, 16], channels=2, classes=3, widths=[4, 6, 8, 10], gate_stride=1, gate_act="softplus",
+        squash={"use": "act.softmax", "over": "grid"}, norm=None), oktay),
+    "nonlocal_unet": Second("nonlocal_unet", dict(
+        size=[32, 32, 8], channels=2, classes=3, widths=[4, 8, 12, 16], pool=2, norm=None, score="perceptron",
+        weights="mean", pool_queries=True), nonlocal_unet),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SECOND)
+def test_a_second_network_has_every_argument_changed(name: str) -> None:
+    second = SECOND[name]
+    blueprint = composer.load(second.blueprint, **second.params)
+    network = blueprint.build(device="meta")
+    assert sum(p.numel() for p in network.parameters()) == second.count(second.params)
+    x = [torch.empty(2, second.params["channels"], *second.params["size"], device="meta")]
+    y = network.eval()(*x, *([torch.empty(2, 3, device="meta")] if name == "fine" else []))
+    assert (y["logits"] if isinstance(y, dict) else y).shape[:2] == (2, second.params["classes"])
+
+
+@pytest.mark.parametrize("name", sorted({name.partition(":")[0] for name, _ in OFFICIAL.values()}))
+def test_no_argument_is_left_out_of_the_second_networks(name: str) -> None:
+    plain, wanted = composer.load(name).params, set()
+    for blueprint, table in OFFICIAL.values():
+        wanted |= named(table) if blueprint.partition(":")[0] == name else set()
+    for second in SECOND.values():
+        if second.blueprint.partition(":")[0] == name:
+            wanted -= {k for k, value in second.params.items() if value != plain[k].value}
+    assert not wanted
