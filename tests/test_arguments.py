@@ -103,7 +103,7 @@ OFFICIAL: dict[str, tuple[str, Table]] = {
     "attention_unet_oktay": ("attention_unet", OKTAY),
     "nonlocal_unet": ("nonlocal_unet", dict(
         feature_scale="widths", n_classes="classes", in_channels="channels", is_batchnorm="norm",
-        nonlocal_mode="score weights pool_queries", nonlocal_sf="pool", is_deconv="[the preset resized]")),
+        nonlocal_mode="score normalize pool_queries", nonlocal_sf="pool", is_deconv="[the preset resized]")),
 }  # fmt: skip
 """Golden -> blueprint, and the arguments of its official class."""
 
@@ -426,7 +426,7 @@ SECOND: dict[str, Second] = {
         squash={"use": "act.softmax", "over": "grid"}, norm=None), oktay),
     "nonlocal_unet": Second("nonlocal_unet", dict(
         size=[32, 32, 8], channels=2, classes=3, widths=[4, 8, 12, 16], pool=2, norm=None, score="perceptron",
-        weights="mean", pool_queries=True), nonlocal_unet),
+        normalize="mean", pool_queries=True), nonlocal_unet),
 }  # fmt: skip
 
 

@@ -81,7 +81,7 @@ class Relate(Block):
     heads: Positive
     scale: Literal["head", "width", "none"] | Number = "head"
     score: Literal["product", "sum", "perceptron"] = "product"
-    weights: Literal["softmax", "mean", "mean_of_queries"] = "softmax"
+    normalize: Literal["softmax", "mean", "mean_of_queries"] = "softmax"
     dropout: Rate = 0
 
     def infer(self, rule: Rule, q: Type, k: Type, v: Type) -> Type:
@@ -93,7 +93,7 @@ class Relate(Block):
     def build(self, q: Type) -> Any:
         from composer_blocks.modules.scores import Relate as Module
 
-        return Module(self.heads, q.channels // self.heads, self.scale, self.score, self.weights, self.dropout)
+        return Module(self.heads, q.channels // self.heads, self.scale, self.score, self.normalize, self.dropout)
 
 
 class MultiheadAttention(Block):
@@ -109,7 +109,7 @@ class MultiheadAttention(Block):
     (non-local block), `norm` stands at the
     end; `query_pool` shortens queries after their projection, and what they find is interpolated back. `score: sum` is
     relu(a·q + b·k) of two learned vectors a head, `perceptron` w·relu(q + k) + b, both without `scale`; with
-    `weights: mean` a score is divided by the number of keys instead of the softmax, or, as published code does by
+    `normalize: mean` a score is divided by the number of keys instead of the softmax, or, as published code does by
     mistake, by that of the queries (`mean_of_queries`). `rotate` is offered one head of the queries and one of the keys, on their grids, and gives the angles by which
     all heads turn; extra tokens stay as they are.
     """
@@ -126,7 +126,7 @@ class MultiheadAttention(Block):
     softmax: Literal["keys", "queries"] = "keys"
     causal: bool = False
     score: Literal["product", "sum", "perceptron"] = "product"
-    weights: Literal["softmax", "mean", "mean_of_queries"] = "softmax"
+    normalize: Literal["softmax", "mean", "mean_of_queries"] = "softmax"
     dropout: Rate = 0
     out_dropout: Rate = 0
     reduce: Slot = slot(doc="shortens keys and values before their projection")
@@ -169,15 +169,15 @@ class MultiheadAttention(Block):
         return net.slot("norm", x=y)
 
     def _attended(self, net: Scope, q: Value, k: Value, v: Value, mask: Value | None) -> Value:
-        if self.score == "product" and self.weights == "softmax":
+        if self.score == "product" and self.normalize == "softmax":
             core = Attend(**{n: getattr(self, n) for n in ("heads", "scale", "softmax", "causal", "dropout")})
             return net.add("attend", core, q, k, v, mask=mask)
         plain = mask is None and not self.causal and self.softmax == "keys"
-        net.need(plain, "`score` and `weights` of another kind know no mask, `causal`, or softmax over queries", "BP202")
+        net.need(plain, "`score` and `normalize` of another kind know no mask, `causal`, or softmax over queries", "BP202")
         if self.score == "sum":
             q = net.add("query_score", Linear(out=self.heads, bias=False), q)
             k = net.add("key_score", Linear(out=self.heads, bias=False), k)
-        relate = Relate(**{n: getattr(self, n) for n in ("heads", "scale", "score", "weights", "dropout")})
+        relate = Relate(**{n: getattr(self, n) for n in ("heads", "scale", "score", "normalize", "dropout")})
         return net.add("attend", relate, q, k, v)
 
     def _turned(self, net: Scope, name: str, x: Value) -> Value:

@@ -17,9 +17,9 @@ class Relate(nn.Module):
     weight: Tensor | None
     bias: Tensor | None
 
-    def __init__(self, heads: int, width: int, scale: str | float, score: str, weights: str, dropout: float):
+    def __init__(self, heads: int, width: int, scale: str | float, score: str, normalize: str, dropout: float):
         super().__init__()
-        self.heads, self.scale, self.score, self.weights, self.dropout = heads, scale, score, weights, dropout
+        self.heads, self.scale, self.score, self.normalize, self.dropout = heads, scale, score, normalize, dropout
         learned = nn.Linear(width, 1) if score == "perceptron" else None
         self.register_parameter("weight", learned.weight if learned else None)
         self.register_parameter("bias", learned.bias if learned else None)
@@ -38,9 +38,9 @@ class Relate(nn.Module):
         return both.squeeze(-1) if self.score == "sum" else functional.linear(both, weight, self.bias).squeeze(-1)
 
     def _weights(self, a: Tensor) -> Tensor:
-        if self.weights == "softmax":
+        if self.normalize == "softmax":
             return a.softmax(-1)
-        return a / a.shape[-1 if self.weights == "mean" else -2]
+        return a / a.shape[-1 if self.normalize == "mean" else -2]
 
     def extra_repr(self) -> str:
-        return f"heads={self.heads}, score={self.score}, weights={self.weights}"
+        return f"heads={self.heads}, score={self.score}, normalize={self.normalize}"
