@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import composer
 import composer.keymap
+from composer.weights import convert
 
 
 def linear(m: Any, x: Tensor) -> Tensor:
@@ -158,3 +159,15 @@ def test_a_second_sample_reads_a_cell_further_on(official: bool) -> None:
     found = Read(official)(table, cell)
     close(found[0], table[0, :8])
     close(found[1], table[0, 2:10] if official else table[1, :8])
+
+
+def test_rows_side_by_side_become_rows_below_one_another() -> None:
+    """As FINE's checkpoints have the tokens of a cell, and back."""
+    rules = [{"from": "a", "to": "b", "transform": "rows"}]
+    wide = noise(3, 8)
+    tensors, _ = convert({"a": wide}, rules, {"b": torch.zeros(6, 4)})
+    close(tensors["b"], torch.stack([row[k : k + 4] for row in wide for k in (0, 4)]))
+    same, _ = convert({"a": wide}, rules, {"b": torch.zeros(3, 8)})
+    assert torch.equal(same["b"], wide)
+    plan = composer.keymap.match(rules, {"a": (3, 7)}, {"b": (6, 4)})
+    assert plan.mismatched

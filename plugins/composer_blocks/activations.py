@@ -87,7 +87,7 @@ class Softplus(Activation):
 
 
 class Softmax(Activation):
-    """exp(x) over its sum along the channels, so that they add to 1, or `over: grid` of each channel along the cells."""
+    """exp(x) over its sum along the channels, so that they add to 1; `over: grid` along the cells of each channel."""
 
     name = "act.softmax"
     over: Literal["channels", "grid"] = "channels"

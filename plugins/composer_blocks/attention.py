@@ -106,12 +106,13 @@ class MultiheadAttention(Block):
     key may be seen. `out_dropout` follows the projection. `position` and `context_position` are added to what
     queries and keys are made of, never to values. `value` takes the values from another map than the keys. Slots:
     `reduce` makes the sequence of keys and values shorter before their projection (SegFormer), `pool` after it
-    (non-local block), `norm` stands at the
-    end; `query_pool` shortens queries after their projection, and what they find is interpolated back. `score: sum` is
-    relu(a·q + b·k) of two learned vectors a head, `perceptron` w·relu(q + k) + b, both without `scale`; with
-    `normalize: mean` a score is divided by the number of keys instead of the softmax, or, as published code does by
-    mistake, by that of the queries (`mean_of_queries`). `rotate` is offered one head of the queries and one of the keys, on their grids, and gives the angles by which
+    (non-local block), `query_pool` that of the queries, and what they find is interpolated back; `norm` stands at the
+    end. `rotate` is offered one head of the queries and one of the keys, on their grids, and gives the angles by which
     all heads turn; extra tokens stay as they are.
+
+    `score: sum` is relu(a·q + b·k) of two learned vectors a head, `perceptron` w·relu(q + k) + b, both without `scale`.
+    With `normalize: mean` scores are divided by the number of keys instead of their softmax, or, as published code does
+    by mistake, by that of the queries (`mean_of_queries`).
     """
 
     name = "attention.multihead"
@@ -173,7 +174,8 @@ class MultiheadAttention(Block):
             core = Attend(**{n: getattr(self, n) for n in ("heads", "scale", "softmax", "causal", "dropout")})
             return net.add("attend", core, q, k, v, mask=mask)
         plain = mask is None and not self.causal and self.softmax == "keys"
-        net.need(plain, "`score` and `normalize` of another kind know no mask, `causal`, or softmax over queries", "BP202")
+        text = "`score` and `normalize` of another kind know no mask, `causal`, or softmax over queries"
+        net.need(plain, text, "BP202")
         if self.score == "sum":
             q = net.add("query_score", Linear(out=self.heads, bias=False), q)
             k = net.add("key_score", Linear(out=self.heads, bias=False), k)

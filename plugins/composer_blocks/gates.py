@@ -9,8 +9,8 @@ from composer_blocks.resampling import Resize
 
 class AdditiveGate(Block):
     """The attention gate of Oktay et al. (2018, arXiv:1804.03999): by how much of x to multiply,
-    squash(score(act(x_project(x) + gate_project(gate)))), where `squash` is a sigmoid; x (B, C, *grid), gate (B, G, *coarser) -> (B, 1, *grid), or
-    as many channels as `score` has; `fuse.multiply` lets x through.
+    squash(score(act(x_project(x) + gate_project(gate)))), where `squash` is a sigmoid; x (B, C, *grid), gate
+    (B, G, *coarser) -> (B, 1, *grid), or as many channels as `score` has; `fuse.multiply` lets x through.
 
     The gating signal is interpolated to the projected x, and the result to x, where their grids differ.
     """

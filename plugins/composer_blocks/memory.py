@@ -60,10 +60,11 @@ class VolumeTokens(Block):
     """Learned tokens for each cell of a volume, of which an image shows some (FINE: Themyr et al., 2022,
     arXiv:2210.05313): (B, count, C).
 
-    `cell` (B, 4 or a multiple, as `memory.cells` has it) says which ones are read, and what comes back is added to. The slot `attention` lets all of them
-    attend to those `seen` so far. In the published `order: after` that is the last thing a block does, so that with two
-    blocks nothing reads it; `before` does it first. `rows_of: official` repeats a mistake: from the second block on,
-    a second sample reads and writes next to the rows of the first one, and of more samples all use those of the first.
+    `cell` (B, 4), or a multiple where a cell has several tokens, says which ones are read, and what comes back is added
+    to. The slot `attention` lets all of them attend to those `seen` so far. In the published `order: after` that is the
+    last thing a block does, so that with two blocks nothing reads it; `before` does it first. `rows_of: official`
+    repeats a mistake: from the second block on, a second sample reads and writes next to the rows of the first one, and
+    of more samples all use those of the first.
     """
 
     name = "memory.volume_tokens"
@@ -99,8 +100,8 @@ class VolumeTokens(Block):
 
 class Cells(Block):
     """Which cells of a volume a crop shows: position (B, axes) -> cell (B, 4), and seen (B, cells, 1),
-    1 where a cell was seen. With several tokens `per_cell` these are (B, 4·per_cell) and (B, cells·per_cell, 1), numbers
-    of tokens, those of a cell one after another; `seen_of: official` repeats a mistake and takes the numbers of the seen
+    1 where a cell was seen. With several tokens `per_cell` these are (B, 4·per_cell) and (B, cells·per_cell, 1) of
+    tokens, those of a cell one after another; `seen_of: official` repeats a mistake and takes the numbers of the seen
     cells for those of tokens.
 
     `position` is the crop's centre less the volume's, in voxels. A volume of at most `volume` voxels holds `grid` cells

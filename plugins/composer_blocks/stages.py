@@ -123,7 +123,7 @@ class ResidualBlock(Block):
     name = "block.residual"
     drop_path: Rate = 0
     body: Slot = slot(required=True)
-    weigh: Slot = slot(role="block", doc="stands before the sum; keeps the type")
+    weigh: Slot = slot(doc="stands before the sum; keeps the type")
     shortcut: Slot = slot()
     act: Slot = slot()
 

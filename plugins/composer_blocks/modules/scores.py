@@ -20,7 +20,7 @@ class Relate(nn.Module):
     def __init__(self, heads: int, width: int, scale: str | float, score: str, normalize: str, dropout: float):
         super().__init__()
         self.heads, self.scale, self.score, self.normalize, self.dropout = heads, scale, score, normalize, dropout
-        learned = nn.Linear(width, 1) if score == "perceptron" else None
+        learned: Any = nn.Linear(width, 1) if score == "perceptron" else None
         self.register_parameter("weight", learned.weight if learned else None)
         self.register_parameter("bias", learned.bias if learned else None)
 

@@ -25,7 +25,7 @@ class DropPath(nn.Module):
 
 
 class LayerDrop(nn.Module):
-    """x instead of y, what a layer made of it, with probability `rate` while training; one throw for the whole batch."""
+    """x instead of y, what a layer made of it, with probability `rate` while training; one throw for a whole batch."""
 
     def __init__(self, rate: float):
         super().__init__()
