@@ -124,6 +124,31 @@ INSTALLED: dict[str, tuple[str, Table]] = {
         dropout_dim="drop_channels", bias="bias")),
     "monai.AttentionUnet": ("attention_unet_monai", MONAI | dict(
         channels="widths", strides="strides", kernel_size="kernel", up_kernel_size="up_kernel", dropout="dropout")),
+    "torch.Transformer": ("transformer", dict(
+        d_model="dim", nhead="heads", num_encoder_layers="encoder_layers", num_decoder_layers="decoder_layers",
+        dim_feedforward="hidden", dropout="dropout", activation="act", layer_norm_eps="eps", norm_first="order",
+        bias="bias", custom_encoder="[an edit of `encoder`]", custom_decoder="[an edit of `decoder`]",
+        batch_first="[how values lie]", device="[not the network]", dtype="[not the network]")),
+    "transformers.ViTConfig": ("vit", dict(
+        hidden_size="dim", num_hidden_layers="depth", num_attention_heads="heads", intermediate_size="hidden",
+        hidden_act="act", hidden_dropout_prob="dropout inner_dropout", layer_norm_eps="eps", image_size="size",
+        attention_probs_dropout_prob="attention_dropout", patch_size="patch", num_channels="channels",
+        qkv_bias="qkv_bias", initializer_range="[initial values]", encoder_stride="[masked images, another head]",
+        pooler_output_size="[not of the classifier]", pooler_act="[not of the classifier]")),
+    "transformers.SwinConfig": ("swin", dict(
+        image_size="size", patch_size="patch", num_channels="channels", embed_dim="dim", depths="depths",
+        num_heads="heads", window_size="window", mlp_ratio="mlp_ratio", qkv_bias="qkv_bias",
+        hidden_dropout_prob="dropout inner_dropout", attention_probs_dropout_prob="attention_dropout",
+        drop_path_rate="drop_path", hidden_act="act", use_absolute_embeddings="position", layer_norm_eps="eps",
+        initializer_range="[initial values]", encoder_stride="[masked images, another head]",
+        _out_features="[a backbone's outputs]", _out_indices="[a backbone's outputs]")),
+    "transformers.SegformerConfig": ("segformer", dict(
+        num_channels="channels", num_encoder_blocks="[the length of dims]", depths="depths", sr_ratios="reduce",
+        hidden_sizes="dims", patch_sizes="patches", strides="strides", num_attention_heads="heads",
+        mlp_ratios="ratios", hidden_act="act", hidden_dropout_prob="dropout", drop_path_rate="drop_path",
+        attention_probs_dropout_prob="attention_dropout", classifier_dropout_prob="head_dropout",
+        layer_norm_eps="[never read, see `eps`]", decoder_hidden_size="width", initializer_range="[initial values]",
+        semantic_loss_ignore_index="[a loss]", reshape_last_stage="[false fails but for squares, which it reshapes]")),
     "transformers.ResNetConfig": ("resnet", dict(
         num_channels="channels", embedding_size="stem", hidden_sizes="widths", depths="depths", layer_type="unit",
         hidden_act="act inner_act", downsample_in_first_stage="strides", downsample_in_bottleneck="early")),
@@ -161,6 +186,8 @@ def arguments(name: str) -> set[str]:
         from monai.networks import nets
 
         return set(inspect.signature(getattr(nets, kind)).parameters)
+    if package == "torch":
+        return set(inspect.signature(torch.nn.Transformer).parameters)
     import transformers
 
     return set(getattr(transformers, kind).__annotations__) - {"model_type", "layer_types", "sub_configs_defaults"}
