@@ -407,7 +407,8 @@ class _Layers:
         weights = {
             source: tuple(_evaluated(r, blueprint.names) for r in rules) for source, rules in self.weights.items()
         }
-        return replace(blueprint, weights=weights, **_unused(blueprint, self))
+        init = tuple(_evaluated(r, blueprint.names) for r in self.init)
+        return replace(blueprint, weights=weights, init=init, **_unused(blueprint, self))
 
 
 def _requires(top: Map) -> dict[str, Span | None]:
@@ -616,7 +617,7 @@ def _more_outputs(preset: dict[Any, Any], name: str) -> Map:
 
 
 def _evaluated(rule: Any, names: Names) -> Any:
-    """A rule of weights with its expressions replaced: official names may count on from a parameter."""
+    """A rule of weights or of `init` with its expressions replaced: official names may count on from a parameter."""
     if not isinstance(rule, Map) or not any(map(expressions.is_expression, rule.values())):
         return rule
     return joined(rule, Map(evaluate(dict(rule), names, rule.span)))

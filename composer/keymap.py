@@ -94,6 +94,11 @@ _squeeze = _reshaping(
 _linear = _reshaping("linear", "a convolution with kernel 1 as a linear map", _without_ones)
 _conv = _reshaping("conv", "a linear map as a convolution with kernel 1", _with_ones)
 _flatten = _reshaping("flatten", "one axis", lambda found, wanted: (prod(found),))
+_rows = _reshaping(
+    "rows",
+    "rows that stand side by side below one another",
+    lambda found, wanted: (prod(found) // wanted[-1], wanted[-1]) if wanted[-1:] and wanted[-1] else found,
+)
 _as_is = _reshaping("as is", "the same tensor", lambda found, wanted: found)
 
 
@@ -296,6 +301,7 @@ TRANSFORMS: Mapping[str, Transform] = MappingProxyType(
             _patches,
             _heads,
             _flatten,
+            _rows,
             _resize_table,
         )
     }

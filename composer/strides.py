@@ -68,7 +68,9 @@ def _atom(atom: Any, by: Mapping[str, int]) -> Size:
 
 
 def readable(type_: Any, by: Mapping[str, int]) -> str:
-    """The type with its sizes as the input over a stride."""
+    """The type with its sizes as the input over a stride, or the types of several outputs by their names."""
+    if isinstance(type_, Mapping):
+        return f"{{{', '.join(f'{name} {readable(t, by)}' for name, t in type_.items())}}}"
     if not isinstance(type_, Type):
         return str(type_)
     shown = type_.with_(

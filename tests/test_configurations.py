@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pytest
@@ -148,11 +149,15 @@ def backbone(r: random.Random) -> tuple[Any, dict[str, Any]]:
     """A ResNet as the detectors have it."""
     from transformers import ResNetConfig
 
-    widths, depths = [4 * r.randint(1, 5) for _ in range(4)], [r.randint(1, 2) for _ in range(4)]
-    channels, stem = r.randint(1, 3), r.randint(1, 9)
-    config = dict(num_channels=channels, embedding_size=stem, hidden_sizes=widths, depths=depths)
-    made = ResNetConfig(**config, layer_type="bottleneck", out_features=["stage4"])
-    return made, dict(channels=channels, stem=stem, widths=widths, depths=depths)
+    stages, unit = r.choice([4, 4, r.randint(1, 5)]), r.choice(["bottleneck", "basic"])
+    widths, depths = [4 * r.randint(1, 5) for _ in range(stages)], [r.randint(1, 2) for _ in range(stages)]
+    channels, stem, act = r.randint(1, 3), r.randint(1, 9), r.choice(list(ACTS))
+    first, early = r.random() < 0.3, r.random() < 0.5
+    config = dict(num_channels=channels, embedding_size=stem, hidden_sizes=widths, depths=depths, layer_type=unit,
+                  hidden_act=act, downsample_in_first_stage=first, downsample_in_bottleneck=early)  # fmt: skip
+    ours = dict(channels=channels, stem=stem, widths=widths, depths=depths, unit=unit, early=early,
+                backbone_act=ACTS[act], strides=[1 + first] + [2] * (stages - 1))  # fmt: skip
+    return ResNetConfig(**config, out_features=[f"stage{stages}"]), ours
 
 
 def detection(r: random.Random, per_head: int) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -215,9 +220,10 @@ def deformable_detr(r: random.Random) -> Drawn:
 
     (resnet, small), (theirs, ours) = backbone(r), detection(r, 8 * r.randint(1, 2))
     theirs["decoder_layers"] = ours["decoder_layers"] = r.randint(2, 3)  # the reference fails to tie the heads of one
-    size, taps, extra = pair(r, 40, 130), r.randint(1, 3), r.randint(0, 2)
+    size, stages = pair(r, 40, 130), len(small["depths"])
+    taps, extra = r.randint(1, min(4, stages)), r.randint(0, 2)
     extra = extra if taps > 1 else 0
-    resnet.out_features = ["stage2", "stage3", "stage4"][-taps:]
+    resnet.out_features = [f"stage{k}" for k in range(stages - taps + 1, stages + 1)]
     points, decoder_points = r.randint(1, 3), r.randint(1, 3)
     refine = r.random() < 0.5
     model = DeformableDetrForObjectDetection(
@@ -226,7 +232,7 @@ def deformable_detr(r: random.Random) -> Drawn:
                              auxiliary_loss=r.random() < 0.5, disable_custom_kernels=True)
     )  # fmt: skip
     ours |= dict(points=points, decoder_points=decoder_points, extra=extra, size=size)
-    ours["stages"] = ["backbone.c3", "backbone.c4", "backbone.c5"][-taps:]
+    ours["stages"] = [f"backbone.c{k}" for k in range(6 - taps, 6)]
     name = "deformable_detr:refine" if refine else "deformable_detr"
     x = [image(r, small["channels"], size)]
     return Drawn(model, name, small | ours, x, seen, found, constants=[valid(r, size)] * (r.random() < 0.5))
@@ -285,13 +291,15 @@ def swin_unetr(r: random.Random) -> Drawn:
     qkv, ratio, normal, patch_norm, v2 = (r.random() < 0.5, r.choice([1.0, 2.5, 4.0]), r.random() < 0.6,
                                           r.random() < 0.4, r.random() < 0.4)  # fmt: skip
     channels, classes = pair(r, 1, 4)
+    eps = r.choice([1e-5, 0.1])
     model = SwinUNETR(channels, classes, depths=depths, num_heads=heads, window_size=window, qkv_bias=qkv,
                       mlp_ratio=ratio, feature_size=12, norm_name=NORMS[norm][0], normalize=normal,
                       patch_norm=patch_norm, spatial_dims=rank, downsample=merge, use_v2=v2,
-                      dropout_path_rate=0.2, use_checkpoint=False)  # fmt: skip
+                      dropout_path_rate=0.2, norm_layer=partial(nn.LayerNorm, eps=eps))  # fmt: skip
     params = dict(size=size, channels=channels, classes=classes, depths=depths, heads=heads, window=window, dim=12,
                   qkv_bias=qkv, mlp_ratio=ratio, norm=NORMS[norm][1], normalize=normal, v2=v2, downsample=merge,
-                  patch_norm="layer" if patch_norm else None)  # fmt: skip
+                  layer_norm={"use": "norm.layer", "eps": eps},
+                  patch_norm={"use": "norm.layer", "eps": eps} if patch_norm else None)  # fmt: skip
     return Drawn(model, "swin_unetr", params, [image(r, channels, size)], rules="official")
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import DetrConfig, DetrForObjectDetection, ResNetConfig
 
 import composer
+from composer.cli.main import run as command
 from composer.weights import convert, load_into
 
 SMALL = dict(
@@ -212,3 +213,9 @@ def test_auxiliary_losses_chain_normalized_layers() -> None:
     assert sum(p.numel() for p in network.parameters()) == sum(
         p.numel() for n, p in theirs.named_parameters() if not n.startswith("model.backbone")
     ) + sum(p.numel() for n, p in network.named_parameters() if n.startswith("backbone"))
+
+
+def test_the_types_of_auxiliary_predictions_are_said_by_name(capsys: pytest.CaptureFixture[str]) -> None:
+    small = [f"{k}={v}".replace(" ", "") for k, v in SMALL.items()]
+    assert command(["check", "detr", *small]) == 0
+    assert "aux {logits (B, 7, 6) queries, boxes (B, 7, 4) queries} · {" in capsys.readouterr().out

@@ -125,7 +125,7 @@ def test_no_block_belongs_to_one_architecture() -> None:
     activations = {"act.elu": "vnet", "act.prelu": "attention_unet_monai"}
     assert found.alone == dict.fromkeys(memory, "fine") | activations | {"act.tanh": "mt_transunet"}
     assert set(found.single) == {*memory, *activations, "act.tanh"}, "share it, or make it of shared blocks"
-    assert set(found.unused) == {"act.silu", "act.softmax", "attention.linear", "position.rotary"}
+    assert set(found.unused) == {"act.silu", "act.softmax", "act.softplus", "attention.linear", "position.rotary"}
     assert len(found.blocks) <= 55
 
 

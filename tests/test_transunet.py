@@ -89,17 +89,19 @@ def test_an_archive_is_read_as_the_official_code_reads_it(tmp_path: Path) -> Non
     assert not tensors, "every tensor was compared"
 
 
-def read_slowly(arrays: dict[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
+def read_slowly(arrays: dict[str, np.ndarray], cnn: bool = True) -> Iterator[tuple[str, np.ndarray]]:
     """(our address, what must stand there), one statement for each row of the table of the official loader."""
 
     def filters(name: str) -> np.ndarray:
         return arrays[name].transpose(3, 2, 0, 1)
 
-    yield "root.weight", filters("conv_root/kernel")
+    if cnn:
+        yield "root.weight", filters("conv_root/kernel")
     for theirs, ours in (("scale", "weight"), ("bias", "bias")):
-        yield f"root.norm.{ours}", arrays[f"gn_root/{theirs}"].reshape(-1)
         yield f"norm.{ours}", arrays[f"Transformer/encoder_norm/{theirs}"]
-    for s, u in ((0, 0), (0, 1), (1, 0), (2, 0)):
+        if cnn:
+            yield f"root.norm.{ours}", arrays[f"gn_root/{theirs}"].reshape(-1)
+    for s, u in ((0, 0), (0, 1), (1, 0), (2, 0)) if cnn else ():
         at, here = f"block{s + 1}/unit{u + 1}", f"body.{s}.{u}"
         for k, part in enumerate("abc", 1):
             yield f"{here}.body.{part}.weight", filters(f"{at}/conv{k}/kernel")
@@ -147,6 +149,33 @@ def test_the_plain_archive_fills_the_plain_variant() -> None:
     plan = match(blueprint.weights["google"], names, wanted)
     assert len(plan.moves) == len(names)
     assert {a.split(".")[0] for a in plan.missing} == {"neck", "decoder", "head"}
+
+
+@pytest.mark.parametrize("side", [16, 32])
+def test_a_plain_archive_is_read_as_the_official_code_reads_it(tmp_path: Path, side: int) -> None:
+    """Patches, tokens and the table of positions, whose class token goes; for another size the rest is zoomed."""
+    ndimage = pytest.importorskip("scipy.ndimage")
+    shapes = {k: v for k, v in archive(8, [], 24, 40, 2, 3, 17).items() if k.startswith("Transformer")}
+    arrays = drawn(shapes | {"embedding/kernel": (4, 4, 3, 24), "embedding/bias": (24,), **UNREAD})
+    np.savez(tmp_path / "ViT-B_16.npz", **arrays)
+    small = dict(size=[side, side], patch=4, dim=24, hidden=40, layers=2, heads=3, neck=16, decoder=[12, 10, 8, 6])
+    blueprint = composer.load("transunet:vit_b16", **small)
+    network = blueprint.build()
+    tensors, plan = convert(load_file(tmp_path / "ViT-B_16.npz"), blueprint.weights["google"], network.state_dict())
+    assert set(plan.dropped) == set(UNREAD)
+    assert not plan.unknown + plan.mismatched
+    load_into(network, tensors, strict=False)
+    state = {k: v.numpy() for k, v in network.state_dict().items()}
+    grid = arrays["Transformer/posembed_input/pos_embedding"][0, 1:].reshape(4, 4, 24)
+    zoomed = ndimage.zoom(grid, (side / 16, side / 16, 1), order=1).reshape(-1, 24)
+    np.testing.assert_allclose(state["position.table"], zoomed, atol=1e-6)
+    np.testing.assert_array_equal(state["patches.weight"], arrays["embedding/kernel"].transpose(3, 2, 0, 1))
+    compared = {"position.table", "patches.weight"}
+    for ours, wanted in read_slowly(arrays, cnn=False):
+        if ours not in compared:
+            np.testing.assert_array_equal(state[ours], wanted, err_msg=ours)
+            compared.add(ours)
+    assert compared == set(tensors)
 
 
 @pytest.mark.parametrize("name", ["transunet:r50_vit_b16", "transunet:vit_b16", "transunet:large"])
@@ -202,7 +231,8 @@ def test_any_size_fits_a_table_that_is_never_added() -> None:
 
 
 def test_fixed_adds_the_positions() -> None:
-    plain, fixed = (composer.load(n, **TINY).build().eval() for n in ("mt_transunet", "mt_transunet:fixed"))
+    plain = composer.load("mt_transunet", **TINY, **{"pool.padding": 1}).build().eval()
+    fixed = composer.load("mt_transunet:fixed", **TINY).build().eval()
     assert sum(p.numel() for p in plain.parameters()) == sum(p.numel() for p in fixed.parameters())
     state = {k.replace("drop.position", "places"): v for k, v in plain.state_dict().items()}
     fixed.load_state_dict(state)

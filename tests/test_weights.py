@@ -437,6 +437,7 @@ def through(transform: str, tensor: Tensor, *shapes: tuple[int, ...], **options:
         ("squeeze", (1, 3), [(1, 3)]),
         ("split", (6, 2), [(2, 2)] * 3),
         ("columns", (2, 6), [(2, 3)] * 2),
+        ("rows", (3, 8), [(6, 4)]),
         ("split", (4,), [(2,)] * 2),
         ("linear", (4, 3, 1, 1), [(4, 3)]),
         ("linear", (4, 3, 1, 1, 1), [(4, 3)]),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from composer import Block, Number, Rate, Rule, Traits, Type
 
@@ -79,16 +79,28 @@ class Tanh(Activation):
     module: ClassVar[str] = "Tanh"
 
 
+class Softplus(Activation):
+    """log(1 + exp(x)) (Dugas et al., 2001)."""
+
+    name = "act.softplus"
+    module: ClassVar[str] = "Softplus"
+
+
 class Softmax(Activation):
-    """exp(x) over its sum along the channels, so that they add to 1."""
+    """exp(x) over its sum along the channels, so that they add to 1; `over: grid` along the cells of each channel."""
 
     name = "act.softmax"
-    layout: ClassVar[str] = "features"
+    over: Literal["channels", "grid"] = "channels"
+
+    def wanted_layout(self, port: str) -> str:
+        return "features" if self.over == "channels" else "map"
 
     def build(self, x: Type) -> Any:
         from torch import nn
 
-        return nn.Softmax(-1)
+        from composer_blocks.modules.activations import GridSoftmax
+
+        return nn.Softmax(-1) if self.over == "channels" else GridSoftmax()
 
 
 class LeakyReLU(Activation):
@@ -139,4 +151,4 @@ class Dropout(Block):
         return whole[rank](self.rate) if self.channels else nn.Dropout(self.rate)
 
 
-BLOCKS = (ReLU, GELU, SiLU, ELU, Sigmoid, Tanh, Softmax, LeakyReLU, PReLU, Dropout)
+BLOCKS = (ReLU, GELU, SiLU, ELU, Sigmoid, Tanh, Softplus, Softmax, LeakyReLU, PReLU, Dropout)

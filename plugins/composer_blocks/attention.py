@@ -24,6 +24,7 @@ from composer import (
 from composer_blocks.activations import Dropout
 from composer_blocks.convolution import Linear
 from composer_blocks.parts import Add, OneHead, Turn
+from composer_blocks.resampling import Resize
 
 
 def check_heads(rule: Rule, channels: int, heads: int) -> None:
@@ -71,6 +72,30 @@ class Attend(Block):
         return Module(self.heads, self.scale, self.softmax, self.dropout, self.causal)
 
 
+class Relate(Block):
+    """Weights that are not a softmax of products (Wang et al., 2018, arXiv:1711.07971): q (B, N, C), k (B, M, C),
+    v (B, M, D) -> (B, N, D). Of a `sum` the channels are one number for each head; `perceptron` owns the map to it."""
+
+    name = "part.relate"
+    layout: ClassVar[str] = "tokens"
+    heads: Positive
+    scale: Literal["head", "width", "none"] | Number = "head"
+    score: Literal["product", "sum", "perceptron"] = "product"
+    normalize: Literal["softmax", "mean", "mean_of_queries"] = "softmax"
+    dropout: Rate = 0
+
+    def infer(self, rule: Rule, q: Type, k: Type, v: Type) -> Type:
+        text = f"{v.channels} channels of values do not split into {self.heads} heads"
+        rule.need(v.channels % self.heads == 0, text, "BP401")
+        rule.equal(k.length, v.length, f"keys {k} and values {v} differ in number")
+        return q.with_(channels=v.channels)
+
+    def build(self, q: Type) -> Any:
+        from composer_blocks.modules.scores import Relate as Module
+
+        return Module(self.heads, q.channels // self.heads, self.scale, self.score, self.normalize, self.dropout)
+
+
 class MultiheadAttention(Block):
     """Multi-head attention (Vaswani et al., 2017, arXiv:1706.03762), of x to itself or to `context`.
 
@@ -81,9 +106,13 @@ class MultiheadAttention(Block):
     key may be seen. `out_dropout` follows the projection. `position` and `context_position` are added to what
     queries and keys are made of, never to values. `value` takes the values from another map than the keys. Slots:
     `reduce` makes the sequence of keys and values shorter before their projection (SegFormer), `pool` after it
-    (non-local block), `norm` stands at the
+    (non-local block), `query_pool` that of the queries, and what they find is interpolated back; `norm` stands at the
     end. `rotate` is offered one head of the queries and one of the keys, on their grids, and gives the angles by which
     all heads turn; extra tokens stay as they are.
+
+    `score: sum` is relu(a·q + b·k) of two learned vectors a head, `perceptron` w·relu(q + k) + b, both without `scale`.
+    With `normalize: mean` scores are divided by the number of keys instead of their softmax, or, as published code does
+    by mistake, by that of the queries (`mean_of_queries`).
     """
 
     name = "attention.multihead"
@@ -97,10 +126,13 @@ class MultiheadAttention(Block):
     scale: Literal["head", "width", "none"] | Number = "head"
     softmax: Literal["keys", "queries"] = "keys"
     causal: bool = False
+    score: Literal["product", "sum", "perceptron"] = "product"
+    normalize: Literal["softmax", "mean", "mean_of_queries"] = "softmax"
     dropout: Rate = 0
     out_dropout: Rate = 0
     reduce: Slot = slot(doc="shortens keys and values before their projection")
     pool: Slot = slot(doc="shortens keys and values after their projection")
+    query_pool: Slot = slot(role="pool", doc="shortens queries after their projection")
     norm: Slot = slot(doc="stands after the projection")
     rotate: Slot = slot(role="position", doc="gives the angles by which queries and keys turn")
 
@@ -122,19 +154,33 @@ class MultiheadAttention(Block):
         queries = x if position is None else net.add("query_position", Add(), x, position)
         keys, values = self._reduced(net, keys, source, value)
         bias = self.bias if self.qkv_bias is None else self.qkv_bias
-        q = net.add("query", Linear(out=inner, bias=bias), queries)
+        q = net.slot("query_pool", x=net.add("query", Linear(out=inner, bias=bias), queries))
         k = net.slot("pool", x=net.add("key", Linear(out=inner, bias=bias), keys))
         v = net.slot("pool", x=net.add("value", Linear(out=inner, bias=bias), values))
         if net.has("rotate"):
             q, k = self._turned(net, "query", q), self._turned(net, "key", k)
-        core = Attend(**{n: getattr(self, n) for n in ("heads", "scale", "softmax", "causal", "dropout")})
-        y = net.add("attend", core, q, k, v, mask=mask)
+        y = self._attended(net, q, k, v, mask)
+        if net.has("query_pool"):
+            y = net.add("resize", Resize(), y, x)
         if self.out:
             width = value.type.channels if value is not None else x.type.channels
             y = net.add("project", Linear(out=width, bias=self.out_bias), y)
         if self.out_dropout:
             y = net.add("out_drop", Dropout(rate=self.out_dropout), y)
         return net.slot("norm", x=y)
+
+    def _attended(self, net: Scope, q: Value, k: Value, v: Value, mask: Value | None) -> Value:
+        if self.score == "product" and self.normalize == "softmax":
+            core = Attend(**{n: getattr(self, n) for n in ("heads", "scale", "softmax", "causal", "dropout")})
+            return net.add("attend", core, q, k, v, mask=mask)
+        plain = mask is None and not self.causal and self.softmax == "keys"
+        text = "`score` and `normalize` of another kind know no mask, `causal`, or softmax over queries"
+        net.need(plain, text, "BP202")
+        if self.score == "sum":
+            q = net.add("query_score", Linear(out=self.heads, bias=False), q)
+            k = net.add("key_score", Linear(out=self.heads, bias=False), k)
+        relate = Relate(**{n: getattr(self, n) for n in ("heads", "scale", "score", "normalize", "dropout")})
+        return net.add("attend", relate, q, k, v)
 
     def _turned(self, net: Scope, name: str, x: Value) -> Value:
         angles = net.slot("rotate", x=net.add(f"{name}_head", OneHead(heads=self.heads), x))

@@ -60,10 +60,11 @@ class VolumeTokens(Block):
     """Learned tokens for each cell of a volume, of which an image shows some (FINE: Themyr et al., 2022,
     arXiv:2210.05313): (B, count, C).
 
-    `cell` (B, 4) says which ones are read, and what comes back is added to. The slot `attention` lets all of them
-    attend to those `seen` so far. In the published `order: after` that is the last thing a block does, so that with two
-    blocks nothing reads it; `before` does it first. `rows_of: official` repeats a mistake: from the second block on,
-    a second sample reads and writes next to the rows of the first one, and of more samples all use those of the first.
+    `cell` (B, 4), or a multiple where a cell has several tokens, says which ones are read, and what comes back is added
+    to. The slot `attention` lets all of them attend to those `seen` so far. In the published `order: after` that is the
+    last thing a block does, so that with two blocks nothing reads it; `before` does it first. `rows_of: official`
+    repeats a mistake: from the second block on, a second sample reads and writes next to the rows of the first one, and
+    of more samples all use those of the first.
     """
 
     name = "memory.volume_tokens"
@@ -99,7 +100,9 @@ class VolumeTokens(Block):
 
 class Cells(Block):
     """Which cells of a volume a crop shows: position (B, axes) -> cell (B, 4), and seen (B, cells, 1),
-    1 where a cell was seen.
+    1 where a cell was seen. With several tokens `per_cell` these are (B, 4·per_cell) and (B, cells·per_cell, 1) of
+    tokens, those of a cell one after another; `seen_of: official` repeats a mistake and takes the numbers of the seen
+    cells for those of tokens.
 
     `position` is the crop's centre less the volume's, in voxels. A volume of at most `volume` voxels holds `grid` cells
     of the size of the `crop` along its last two axes, in its middle; a crop shows the cell of its centre and the
@@ -118,6 +121,8 @@ class Cells(Block):
     crop: tuple[Positive, ...]
     volume: tuple[Positive, ...]
     past_the_end: Literal["first", "last"] = "last"
+    per_cell: Positive = 1
+    seen_of: Literal["own", "official"] = "own"
 
     def infer(self, rule: Rule, position: Type) -> dict[str, Type]:
         axes = len(self.crop)
@@ -127,12 +132,13 @@ class Cells(Block):
         text = f"a position has one number for each of the {axes} axes of the crop, not {position}"
         rule.need(position.kind == "vector" and position.channels == axes, text, "BP301")
         rule.need(min(self.grid) > 1, f"a volume has two cells or more along an axis, not {list(self.grid)}", "BP401")
-        return {"cell": vector(4), "seen": queries(prod(self.grid), 1)}
+        return {"cell": vector(4 * self.per_cell), "seen": queries(prod(self.grid) * self.per_cell, 1)}
 
     def build(self) -> Any:
         from composer_blocks.modules.memory import Cells as Module
 
-        return Module(self.grid, self.crop[-2:], self.volume[-2:], self.past_the_end == "last")
+        crop, volume = self.crop[-2:], self.volume[-2:]
+        return Module(self.grid, crop, volume, self.past_the_end == "last", self.per_cell, self.seen_of == "official")
 
 
 BLOCKS = (GlobalTokens, VolumeTokens, Cells)

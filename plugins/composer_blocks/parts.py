@@ -147,6 +147,23 @@ class DropPath(Block):
         return Module(self.rate)
 
 
+class LayerDrop(Block):
+    """x instead of y = layer(x), of one type, for a whole batch while training (Fan et al., 2020, arXiv:1909.11556)."""
+
+    name = "part.layer_drop"
+    layout: ClassVar[str] = "any"
+    weightless: ClassVar[bool] = True
+    rate: Rate
+
+    def infer(self, rule: Rule, x: Type, y: Type) -> Type:
+        return y
+
+    def build(self) -> Any:
+        from composer_blocks.modules.stages import LayerDrop as Module
+
+        return Module(self.rate)
+
+
 class TokenPart(Block):
     """What becomes of tokens beside the pixels; queries without a batch axis are those all samples start from."""
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from composer import Block, Number, Positive, Rate, Scope, Slot, Value, slot
 from composer_blocks.activations import Dropout
 from composer_blocks.convolution import Linear
-from composer_blocks.parts import Add, DropPath, Spread
+from composer_blocks.parts import Add, DropPath, LayerDrop, Spread
 
 
 class MLP(Block):
@@ -48,7 +48,8 @@ class TransformerBlock(Block):
 
     order: pre    x + attention(norm1(x)), x + mlp(norm2(x))       post    norm1(x + attention(x)), norm2(x + mlp(x))
     With `query` and `context`, norm1 is applied to both and the residual stays x. `cross_attention` stands between the
-    two, with norm_cross. `drop_path` drops branches of whole samples, `dropout` numbers of a branch. The tokens of a
+    two, with norm_cross. `drop_path` drops branches of whole samples, `dropout` numbers of a branch, `layer_drop` the
+    whole block, norms and all, for the whole batch (Fan et al., 2020, arXiv:1909.11556). The tokens of a
     `memory` enter attention as they are; `tokens` says what then becomes of them: what attention made of them
     (`replace`), or both branches of the block, with the weights of the pixels (`residual`).
     """
@@ -57,6 +58,7 @@ class TransformerBlock(Block):
     order: Literal["pre", "post"] = "pre"
     drop_path: Rate = 0
     dropout: Rate = 0
+    layer_drop: Rate = 0
     tokens: Literal["replace", "residual"] = "replace"
     norm: Slot = slot("layer", at=("norm1", "norm2", "norm_cross"))
     attention: Slot = slot(offers=("x", "context", "tokens"), required=True)
@@ -65,7 +67,7 @@ class TransformerBlock(Block):
     memory: Slot = slot(offers=("x", "tokens"))
 
     def compose(self, net: Scope, x: Value, query: Value | None = None, context: Value | None = None) -> Value:
-        pre = self.order == "pre"
+        start, pre = x, self.order == "pre"
         source = query if query is not None else x
         offers = {"x": net.slot("norm1", x=source) if pre else source}
         if context is not None:
@@ -78,7 +80,7 @@ class TransformerBlock(Block):
         x = self._fed(net, "mlp", x)
         if seen is not None:
             net.slot("memory", x=x, tokens=self._fed(net, "tokens_mlp", seen) if self.tokens == "residual" else seen)
-        return x
+        return net.add("layer_drop", LayerDrop(rate=self.layer_drop), start, x) if self.layer_drop else x
 
     def _attended(self, net: Scope, x: Value, offers: dict[str, Value]) -> tuple[Value, Value | None]:
         """What attention makes of the pixels, and of the memory's tokens."""
@@ -115,11 +117,13 @@ class TransformerBlock(Block):
 
 class ResidualBlock(Block):
     """act(body(x) + shortcut(x)) (He et al., 2016, arXiv:1512.03385). The shortcut is used only where the body changes
-    the type, so one description serves the first unit of a stage and the others."""
+    the type, so one description serves the first unit of a stage and the others. `weigh` stands behind the body and
+    its `drop_path`, such as squeeze and excitation."""
 
     name = "block.residual"
     drop_path: Rate = 0
     body: Slot = slot(required=True)
+    weigh: Slot = slot(doc="stands before the sum; keeps the type")
     shortcut: Slot = slot()
     act: Slot = slot()
 
@@ -139,7 +143,7 @@ class ResidualBlock(Block):
                 net.equal(a, b, text, "BP304")
         if self.drop_path:
             y = net.add("drop_path", DropPath(rate=self.drop_path), y)
-        return net.slot("act", x=net.add("sum", Add(), y, short))
+        return net.slot("act", x=net.add("sum", Add(), net.slot("weigh", x=y), short))
 
 
 BLOCKS = (MLP, TransformerBlock, ResidualBlock)

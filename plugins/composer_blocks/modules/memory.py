@@ -56,13 +56,13 @@ class Rows:
         self.official = official
 
     def flat(self, table: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
-        """(B·count, C), and the indices (B, 4)."""
+        """(B·count, C), and the indices (B, 4); officially later samples are one cell further on, or not at all."""
         batch, count = cell.shape[0], table.shape[-2]
         steps = count * torch.arange(batch, device=cell.device)
         if self.official and batch > 2:
             steps = 0 * steps
         elif self.official and table.dim() == 3:
-            steps = steps // count
+            steps = steps // count * (cell.shape[1] // 4)
         return table.expand(batch, -1, -1).flatten(0, 1), cell.long() + steps[:, None]
 
 
@@ -83,13 +83,23 @@ class Write(Rows):
 
 
 class Cells(nn.Module):
-    """position (B, axes) -> cell (B, 4), seen (B, cells, 1), by the last two axes; numbers as any other value's."""
+    """position (B, axes) -> cell (B, 4·per_cell), seen (B, cells·per_cell, 1), by the last two axes; numbers as any
+    other value's."""
 
     visits: Tensor
 
-    def __init__(self, grid: tuple[int, ...], crop: tuple[int, ...], volume: tuple[int, ...], last: bool):
+    def __init__(
+        self,
+        grid: tuple[int, ...],
+        crop: tuple[int, ...],
+        volume: tuple[int, ...],
+        last: bool,
+        per_cell: int = 1,
+        official: bool = False,
+    ):
         super().__init__()
         self.grid, self.crop, self.volume, self.last = grid, crop, volume, last
+        self.per_cell, self.official = per_cell, official
         self.register_buffer("visits", torch.zeros(grid[0] * grid[1], 1))
 
     def forward(self, position: Tensor) -> dict[str, Tensor]:
@@ -99,6 +109,12 @@ class Cells(nn.Module):
             shown = torch.zeros_like(self.visits).index_fill(0, cell.flatten(), 1)
             self.visits += shown
         seen = (self.visits >= 1).float()
+        if self.official:
+            seen = functional.pad(seen, (0, 0, 0, len(seen) * (self.per_cell - 1)))
+        else:
+            seen = seen.repeat_interleave(self.per_cell, 0)
+        own = torch.arange(self.per_cell, device=cell.device)
+        cell = (cell[..., None] * self.per_cell + own).flatten(1)
         return {"cell": cell.float(), "seen": seen.expand(len(position), -1, -1)}
 
     def _cells(self, position: Tensor, axis: int) -> tuple[Tensor, Tensor]:
