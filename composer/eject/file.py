@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import PurePath
 from typing import Any
@@ -14,7 +15,7 @@ from composer.eject import initial
 from composer.eject.classes import Instance, Item, Said, Template
 from composer.eject.expressions import holes, kind, written
 from composer.eject.forward import Forward, Statement, path
-from composer.eject.layout import WIDTH, Bracketed, Text, docstring, laid, noted
+from composer.eject.layout import WIDTH, Bracketed, Repeated, Text, docstring, laid, noted
 from composer.eject.names import Speech, class_name
 from composer.eject.parts import Node, Parts
 from composer.eject.sources import Import, Sources, roots_in
@@ -28,6 +29,15 @@ LICENCE = (
     "the License. You may obtain a copy of the License at http://www.apache.org/licenses/LICENSE-2.0. It is distributed "
     'on an "AS IS" BASIS, WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.'
 )
+
+
+@dataclass(frozen=True)
+class _Lines:
+    """What an `__init__` is written from: the address of its class, and what is made at each address below."""
+
+    start: str
+    texts: Mapping[str, Text]
+    template: Template
 
 
 class Page:
@@ -53,7 +63,8 @@ class Page:
             chunks.append("\n".join(self.initialization()))
         body = "\n\n\n".join(chunks)
         imports = "\n".join(self.imports(body))
-        return "\n".join(docstring(self.head())) + f"\n\n{imports}\n\n\n{body}\n"
+        space = "\n" * (3 if re.match(r"(#.*\n)*(@|class |def )", body) else 2)
+        return "\n".join(docstring(self.head())) + f"\n\n{imports}{space}{body}\n"
 
     # --- the head -----------------------------------------------------------------------------------------------
 
@@ -84,7 +95,7 @@ class Page:
             when = " while training" * output.training
             found.append(f"{output.name} {types[0] if len(types) == 1 else '…'}{f' × {len(ids)}' * (len(ids) > 1)}{when}")
         line = f"{', '.join(inputs)} -> {', '.join(found)}"
-        yield from [line] if len(line) < WIDTH - 4 else [", ".join(inputs), f"-> {', '.join(found)}"]
+        yield from [line] if len(line) < WIDTH - 4 else [", ".join(inputs), *(f"-> {each}" for each in found)]
 
     def imports(self, body: str) -> Iterator[str]:
         """Import lines, as isort puts them."""
@@ -102,8 +113,7 @@ class Page:
 
     def section(self, module: str, texts: Sequence[str]) -> Iterator[str]:
         """What is taken from one file."""
-        yield from noted([], f"--- from {module} {'-' * max(0, WIDTH - 14 - len(module))}", 0) or [f"# from {module}"]
-        yield ""
+        yield f"# --- from {module} {'-' * max(0, WIDTH - 12 - len(module))}"
         yield "\n\n\n".join(texts)
 
     # --- classes ------------------------------------------------------------------------------------------------
@@ -137,8 +147,8 @@ class Page:
             return f"{self.graph.blueprint.name}: {self.graph.blueprint.summary or 'the network'}."
         body = self.bodies.get(node.address)
         nodes = [i.node.address for i in template.instances]
-        spans = {_place(b.span) for n in nodes if (b := self.bodies.get(n)) is not None and b.span is not None}
-        said = _pattern(nodes) + (f" ({spans.pop()})" if len(spans) == 1 else "")
+        places = _places(p for n in nodes if (p := self.place_of(n)))
+        said = _pattern(nodes) + (f" ({places})" if places else "")
         doc = inspect.getdoc(type(body.block)) if isinstance(body, Call) else None
         plain = re.sub(r"\s*\([^)]*\)", "", " ".join((doc or "").split("\n\n")[0].split()))
         sentence = re.split(r"[.:;](?:\s|$)", plain)[0]
@@ -161,11 +171,9 @@ class Page:
 
     def modules(self, template: Template, first: Instance, columns: Iterator[str | None]) -> Iterator[str]:
         """The lines that put modules to their places."""
-        texts = {}
-        for item in first.items:
-            texts[item.node.address] = self.made(item, columns)
-        spans = [{i.node.address[len(t.node.address) :]: i for i in t.items} for t in template.instances]
-        yield from self._put(first.node, first, texts, spans, template)
+        texts = {item.node.address: self.made(item, columns) for item in first.items}
+        for child in first.node.children.values():
+            yield from self._put(child, _Lines(first.node.address, texts, template))
 
     def made(self, item: Item, columns: Iterator[str | None]) -> Text:
         if isinstance(item.made, Instance):
@@ -173,47 +181,36 @@ class Page:
             return self.said.instance(item.made, own)
         return self.said.expression(item.made, columns)
 
-    def _put(self, node: Node, first: Instance, texts: Mapping[str, Text], spans: Any, template: Template) -> Iterator[str]:
-        start = first.node.address
-        for child in node.children.values():
-            target = path(self.parts, start, child.address, self.classes)
-            counted = node.is_list and node is not first.node and child.address.rpartition(".")[2].isdigit()
-            if child.address in texts and not counted:
-                yield from self._line(target, texts[child.address], self.note(child, spans, template))
-            elif not counted and child.address not in texts:
-                yield from self._container(child, target, texts, spans, template)
-            elif counted and child.address not in texts:
-                yield from ()
-            if child.address not in self.classes:
-                yield from self._put(child, first, texts, spans, template)
+    def _put(self, node: Node, lines: _Lines) -> Iterator[str]:
+        """A module in its place, and then those below it."""
+        target = path(self.parts, lines.start, node.address, self.classes)
+        text, note = self._whole(node, lines)
+        yield from self._line(target, text, note)
+        yield from self._below(node, lines)
 
-    def _container(
-        self, node: Node, target: Sequence[str], texts: Mapping[str, Text], spans: Any, template: Template
-    ) -> Iterator[str]:
-        """An address without a module of its own: a list, a dictionary, or a plain module."""
+    def _whole(self, node: Node, lines: _Lines) -> tuple[Text, str]:
+        """What makes a module, a list with all that it counts, and the comment."""
+        if node.address in lines.texts:
+            return lines.texts[node.address], self.note(node, lines)
         if not node.is_list:
-            made: Text = "nn.ModuleDict()" if node.is_dictionary else "nn.Module()"
-            yield from self._line(target, made, "")
-            return
-        items: list[Text] = []
-        for number in node.numbers:
-            child = node.children[number]
-            items.append(texts.get(child.address) or self._inner(child))
-        same = len({str(i) for i in items}) == 1 and len(items) > 1
-        first = node.children[node.numbers[0]]
-        note = self.note(first, spans, template) if same or len(items) == 1 else self.note(first, spans, template)
-        note = note.replace(first.address, f"{node.address}.*") if template.instances[0].node.address == "" else note
-        if same:
-            made = Bracketed("nn.ModuleList(", (f"{items[0]} for _ in range({len(items)})",), ")")
-        else:
-            made = Bracketed("nn.ModuleList(", (Bracketed("[", tuple(items), "]"),), ")")
-        yield from self._line(target, made, note)
+            return "nn.ModuleDict()" if node.is_dictionary else "nn.Module()", ""
+        counted = [node.children[n] for n in node.numbers]
+        items = [self._whole(c, lines) for c in counted]
+        note = self.note(counted[0], lines, over=len(counted)) if items[0][1] else ""
+        if len(items) > 1 and len({str(text) for text, _ in items}) == 1 and " for _ in " not in str(items[0][0]):
+            return Bracketed("nn.ModuleList(", (Repeated(items[0][0], len(items)),), ")"), note
+        inside = Bracketed("[", tuple(text for text, _ in items), "]")
+        return Bracketed("nn.ModuleList(", (inside,), ")"), note
 
-    def _inner(self, node: Node) -> Text:
-        """A container within a list."""
-        if node.is_list:
-            return Bracketed("nn.ModuleList(", (Bracketed("[", tuple(self._inner(c) for c in node.children.values()), "]"),), ")")
-        return "nn.ModuleDict()" if node.is_dictionary else "nn.Module()"
+    def _below(self, node: Node, lines: _Lines) -> Iterator[str]:
+        """What a module does not make itself."""
+        if node.address in self.classes:
+            return
+        for name, child in node.children.items():
+            if node.is_list and name.isdigit():
+                yield from self._below(child, lines)
+            else:
+                yield from self._put(child, lines)
 
     @staticmethod
     def _line(target: Sequence[str], text: Text, note: str) -> Iterator[str]:
@@ -225,12 +222,15 @@ class Page:
         else:
             yield from noted(laid(f"{before}{last} = ", text, "", 8), note, 8)
 
-    def note(self, node: Node, spans: Any, template: Template) -> str:
-        """`blocks.*.norm1 (vit.yaml:19)`."""
-        rest = node.address[len(template.instances[0].node.address) :]
-        nodes = [t.node.address + rest for t in template.instances]
-        places = {p for n in nodes if (p := self.place_of(n.strip(".")))}
-        return _pattern([n.strip(".") for n in nodes]) + (f" ({min(places)})" if len(places) == 1 else "")
+    def note(self, node: Node, lines: _Lines, over: int = 1) -> str:
+        """`blocks.*.norm1 (vit.yaml:19)`; `over` so many items of a list."""
+        rest = node.address[len(lines.start) :]
+        rests = [f"{rest.rpartition('.')[0]}.{k}" for k in range(over)] if over > 1 else [rest]
+        nodes = [(t.node.address + r).strip(".") for t in lines.template.instances for r in rests]
+        places = _places(p for n in nodes if (p := self.place_of(n)))
+        pattern = _pattern(nodes)
+        pattern = pattern if "," not in pattern else f"….{rest.strip('.')}"
+        return f"{pattern} ({places})" if places else pattern
 
     def place_of(self, address: str) -> str:
         """The line of a node: its own, or that of the module there."""
@@ -327,7 +327,7 @@ class Page:
     # --- initialization -----------------------------------------------------------------------------------------
 
     def initialization(self) -> Iterator[str]:
-        yield from laid("INITIAL = ", Bracketed("(", tuple(initial.rules(self.graph.blueprint.init)), ")"))
+        yield from laid("INITIAL = ", Bracketed("[", tuple(initial.rules(self.graph.blueprint.init)), "]"))
         yield '"""Which modules, by address and kind, and what fills their parameters; the first rule that names one holds."""'
         yield INITIALIZE
 
@@ -373,13 +373,29 @@ def _place(span: Span) -> str:
     return f"{name}:{span.line}"
 
 
-def _pattern(addresses: Sequence[str]) -> str:
-    """One glob for several addresses; where they have nothing in common, the first and how many more."""
-    split = [a.split(".") for a in dict.fromkeys(addresses)]
-    if len({len(words) for words in split}) > 1:
-        shown = _pattern([a for a in addresses if len(a.split(".")) == len(split[0])])
-        return f"{shown} and {len(split) - sum(len(w) == len(split[0]) for w in split)} more"
-    return ".".join(words[0] if len(set(words)) == 1 else "*" for words in zip(*split, strict=True))
+def _pattern(addresses: Iterable[str]) -> str:
+    """Globs for some addresses: one for those that differ in numbers alone."""
+    alike: dict[tuple[str, ...], list[list[str]]] = {}
+    for address in dict.fromkeys(addresses):
+        words = address.split(".")
+        alike.setdefault(tuple("" if w.isdigit() else w for w in words), []).append(words)
+    globs = [
+        ".".join(words[0] if len(set(words)) == 1 else "*" for words in zip(*group, strict=True))
+        for group in alike.values()
+    ]
+    return ", ".join(globs[:MOST]) + (f" and {len(globs) - MOST} more" if len(globs) > MOST else "")
+
+
+MOST = 3
+"""Places shown of one class."""
+
+
+def _places(spans: Iterable[str]) -> str:
+    """`vit.yaml:19`, `swin_unet.yaml:25, 40`."""
+    files: dict[str, list[str]] = {}
+    for name, _, line in (s.rpartition(":") for s in dict.fromkeys(spans)):
+        files.setdefault(name, []).append(line)
+    return "; ".join(f"{name}:{', '.join(lines)}" for name, lines in files.items())
 
 
 def _imported(some: Iterable[Import]) -> Iterator[str]:

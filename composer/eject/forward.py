@@ -78,6 +78,8 @@ class _Body:
         self.statements: list[Statement] = []
         self.arguments: list[tuple[str, str]] = []
         self.made: dict[Key, int] = {}
+        self.lists: dict[tuple[int, ...], str] = {}
+        self.shaky: dict[int, frozenset[str]] = {}
         self.since = 0
         for key in region.inputs:
             self._argue(key, names.get(key))
@@ -167,7 +169,11 @@ class _Body:
         """A step with several values: one name, and each value as an item of it."""
         always = frozenset.intersection(*(self.w.flow.when[i] for i in step.outputs))
         name = self._chosen(place, step, _word(step.address, self.region.address), used)
+        if step.keys == tuple(range(len(step.outputs))):
+            self.lists[step.outputs] = name
         for key, value in zip(step.keys or (), step.outputs, strict=True):
+            if always - self.region.when:
+                self.shaky[value] = always - self.region.when
             if value in used:
                 sure = self.w.flow.when[value] <= always | self.region.when
                 self._hold(value, name, f"{name}[{written(key)}]" if sure else f"{name}.get({written(key)})")
@@ -214,23 +220,27 @@ class _Body:
         if part.kind == "function":
             return self._function(part, required, named)
         if part.signature is not None:
-            required = _shortened(part.signature, required, named)
+            required, named = _shortened(part.signature, required, named)
         path = self._path(step.module)
         head = "super().forward(" if not path else f"{_said(path)}("
         return Bracketed(head, (*required, *(f"{k}={v}" for k, v in named.items())), ")")
 
     def _gathered(self, step: Step) -> tuple[tuple[str, ...], dict[str, str]]:
         """What a step is called with, by position and by name; types without numbers are None."""
-        given = dict(step.inputs)
-        required = tuple(self._value(given[p]) for p in step.block.required if p in given)
-        return required, {p: self._value(v) for p, v in given.items() if p not in step.block.required}
+        given, when = dict(step.inputs), frozenset.intersection(*(self.w.flow.when[i] for i in step.outputs))
+        required = tuple(self._value(given[p], when) for p in step.block.required if p in given)
+        return required, {p: self._value(v, when) for p, v in given.items() if p not in step.block.required}
 
-    def _value(self, value: Any) -> str:
+    def _value(self, value: Any, when: frozenset[str]) -> str:
+        if isinstance(value, tuple) and value in self.lists:
+            return self.lists[value]
+        if not isinstance(value, tuple) and not self.shaky.get(value, frozenset()) <= when:
+            raise Unsaid("it takes one of several values that are not always there")
         if isinstance(value, tuple):
             if any(self.w.flow.when.get(v, frozenset()) - self.region.when for v in value):
-                items = ", ".join(self._value(v) for v in value)
-                return f"[v for v in ({items},) if v is not None]"
-            return f"[{', '.join(self._value(v) for v in value)}]"
+                items = ", ".join(self._value(v, when) for v in value)
+                return f"[v for v in ({items}{',' * (len(value) == 1)}) if v is not None] or None"
+            return f"[{', '.join(self._value(v, when) for v in value)}]"
         return "None" if value is None or value not in self.w.flow.when else self.text[value]
 
     def _function(self, part: Part, required: tuple[str, ...], named: Mapping[str, str]) -> Text:
@@ -352,13 +362,16 @@ def _word(address: str, inside: str) -> str:
     return f"{word}_" if clash else word
 
 
-def _shortened(module: Any, required: tuple[str, ...], named: Mapping[str, str]) -> tuple[str, ...]:
-    """Without the last arguments that are None anyway."""
-    parameters = list(inspect.signature(type(module).forward).parameters.values())[1:]
+def _shortened(
+    module: type[torch.nn.Module], required: tuple[str, ...], named: Mapping[str, str]
+) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Arguments without those that are None anyway."""
+    parameters = list(inspect.signature(module.forward).parameters.values())[1:]
+    usual = {p.name for p in parameters if p.default is None}
     kept = list(required)
-    while kept and kept[-1] == "None" and len(kept) <= len(parameters) and parameters[len(kept) - 1].default is None:
+    while kept and kept[-1] == "None" and len(kept) <= len(parameters) and parameters[len(kept) - 1].name in usual:
         kept.pop()
-    return tuple(kept)
+    return tuple(kept), {k: v for k, v in named.items() if v != "None" or k not in usual}
 
 
 def _looped(statements: Sequence[Statement], parts: Parts, module: str) -> Iterator[Statement]:

@@ -21,20 +21,40 @@ class Bracketed:
         return self.head + ", ".join(map(str, self.items)) + self.tail
 
 
-Text = str | Bracketed
+@dataclass(frozen=True)
+class Repeated:
+    """An expression so many times: `Block() for _ in range(12)`."""
+
+    item: Text
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.item} {self.loop}"
+
+    @property
+    def loop(self) -> str:
+        return f"for _ in range({self.count})"
+
+
+Text = str | Bracketed | Repeated
 
 
 def laid(before: str, text: Text, after: str = "", indent: int = 0, comma: bool = False) -> list[str]:
     """The lines of a statement or of one item of another; `comma` where one follows it."""
     line = f"{' ' * indent}{before}{text}{after}{',' * comma}"
+    if isinstance(text, Repeated):
+        return [line] if len(line) <= WIDTH else [*laid("", text.item, "", indent), f"{' ' * indent}{text.loop}"]
     if len(line) <= WIDTH or isinstance(text, str) or not text.items:
         return [line]
     inside = f"{' ' * (indent + 4)}{', '.join(map(str, text.items))}"
     if len(inside) <= WIDTH:
         body = [inside]
     else:
-        single = len(text.items) == 1 and " for " in str(text.items[0])
-        body = [line for item in text.items for line in laid("", item, "", indent + 4, comma=not single)]
+        body = [
+            line
+            for item in text.items
+            for line in laid("", item, "", indent + 4, comma=not isinstance(item, Repeated))
+        ]
     return [f"{' ' * indent}{before}{text.head}", *body, f"{' ' * indent}{text.tail}{after}{',' * comma}"]
 
 

@@ -27,7 +27,7 @@ class Part:
 
     kind: Kind
     expression: Expression
-    signature: nn.Module | None = field(default=None, repr=False, compare=False)
+    signature: type[nn.Module] | None = None
 
 
 @dataclass
@@ -75,9 +75,9 @@ class Parts:
 
 
 def parts(program: Program) -> Parts:
-    """Build every block once, on `meta`, and see how it does so. Raises `BlueprintError` (BP810)."""
+    """Build every block once, by itself, and see how it does so. Raises `BlueprintError` (BP810)."""
     root, known = Node(""), dict[str, Part]()
-    with torch.device("meta"):
+    with torch.random.fork_rng(devices=()):  # not on `meta`: drawing numbers there imports torch's compiler, 5 s
         for each in (program, *program.alternatives.values()):
             for step in each.steps:
                 if is_move(step.module) or step.module in known:
@@ -107,7 +107,7 @@ def _part(step: Step, env: Mapping[str, int]) -> Part:
     except Unsaid as fault:
         raise refused(step, fault) from None
     if isinstance(made, nn.Module):
-        return Part("module", expression, made)
+        return Part("module", expression, type(made))
     plain = isinstance(expression, Thing) or expression.callee.__name__ == "partial"  # type: ignore[union-attr]
     return Part("function" if plain else "object", expression)
 
