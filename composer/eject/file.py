@@ -360,8 +360,7 @@ def _structure(ids: Any, texts: Mapping[int, str]) -> Text:
 
 
 def _type(forward: Forward) -> str:
-    types = ["Tensor | None" if optional else "Tensor" for optional in forward.optional]
-    return types[0] if len(types) == 1 else f"tuple[{', '.join(types)}]"
+    return forward.types[0] if len(forward.types) == 1 else f"tuple[{', '.join(forward.types)}]"
 
 
 def _taken(columns: Iterator[str | None], expression: Any) -> Iterator[str | None]:

@@ -8,9 +8,11 @@ is not computed is None. That holds where every alternative is a part of that on
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from os.path import commonprefix
 from typing import Any
 
+from composer.addresses import is_prefix
 from composer.eject.recording import Unsaid
 from composer.inference import Program, ProgramOutput, Step, is_move
 from composer.liveness import ids_of, needed
@@ -26,11 +28,12 @@ class Flow:
     program: Program
     steps: tuple[Step, ...]
     when: Mapping[int, frozenset[str]] = field(repr=False)
+    lists: frozenset[int] = frozenset()
+    """Values that are lists of maps."""
 
-    @property
-    def made(self) -> frozenset[int]:
-        """The numbers of all values that exist; the others are only types."""
-        return frozenset(self.when)
+    def type_of(self, value: int) -> str:
+        """The type of a value, as an annotation."""
+        return "list[Tensor]" if value in self.lists else "Tensor"
 
 
 def flow(program: Program) -> Flow:
@@ -51,7 +54,47 @@ def flow(program: Program) -> Flow:
             if found != {given for given in runs if needs <= given}:
                 raise Unsaid(f"`{step.address}` runs for some inputs in a way that no one condition says")
             when[value] = needs if id(step) in at_evaluation else needs | {TRAINING}
-    return Flow(everything, tuple(steps), when)
+    return _bundled(Flow(everything, tuple(_early(steps)), when))
+
+
+def _bundled(found: Flow) -> Flow:
+    """The maps of several scales as one value, a list, where everybody reads all of them."""
+    delivered = {i for o in found.program.outputs for i in ids_of(o.ids)}
+    whole = {s.outputs for s in found.steps if is_move(s.module) and s.keys is not None and not delivered & set(s.outputs)}
+    for step in found.steps:
+        for _, value in step.inputs:
+            if not (isinstance(value, tuple) and value in whole):
+                whole -= {w for w in whole if set(w) & _flat(value)}
+    steps = tuple(_in_one(s, whole) for s in found.steps)
+    return replace(found, steps=steps, lists=frozenset(w[0] for w in whole))
+
+
+def _in_one(step: Step, whole: set[tuple[int, ...]]) -> Step:
+    inputs = tuple((port, value[0] if value in whole else value) for port, value in step.inputs)
+    if step.outputs in whole:
+        return replace(step, inputs=inputs, outputs=step.outputs[:1], keys=None)
+    return replace(step, inputs=inputs)
+
+
+def _early(steps: Sequence[Step]) -> list[Step]:
+    """The steps, a change of layout that several nodes read being made before the first of them, not in it."""
+    found = list(steps)
+    for step in steps:
+        readers = [s for s in steps if set(step.outputs) & set(s.reads)] if is_move(step.module) else []
+        addresses = [s.address.split(".") for s in readers if not is_move(s.module)]
+        if len(addresses) > 1:
+            common = commonprefix(addresses)
+            first = ".".join(addresses[0][: len(common) + 1])
+            place = found.index(step)
+            target = place
+            while target and _within(found[target - 1], first) and not set(found[target - 1].outputs) & set(step.reads):
+                target -= 1
+            found.insert(target, found.pop(place))
+    return found
+
+
+def _within(step: Step, node: str) -> bool:
+    return is_move(step.module) or is_prefix(node, step.address)
 
 
 def _live(program: Program, outputs: Iterable[ProgramOutput]) -> list[Step]:

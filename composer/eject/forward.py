@@ -22,12 +22,11 @@ from composer.eject.layout import Bracketed, Text
 from composer.eject.names import Speech
 from composer.eject.parts import Node, Part, Parts
 from composer.eject.recording import Unsaid
-from composer.eject.regions import Grid, Key, Region, grids, last_reads, outputs, reads
+from composer.eject.regions import Grid, Key, Region, last_reads, outputs, reads, restored
 from composer.dims import symbols_of
 from composer.eject.sizing import axis_name, python
 from composer.inference import Step, is_move
-from composer.layouts import Flatten, ToFirst, ToLast, Unflatten
-from composer.layouts import Part as Parting
+from composer.layouts import Flatten, ToFirst, ToLast
 
 NEAR = 7
 """A value that is read so many items later still counts as what flows straight on."""
@@ -53,7 +52,7 @@ class Forward:
     arguments: tuple[tuple[str, str], ...]
     statements: tuple[Statement, ...]
     returns: tuple[str, ...]
-    optional: tuple[bool, ...] = ()
+    types: tuple[str, ...] = ()
 
 
 class Writer:
@@ -78,7 +77,6 @@ class _Body:
         self.statements: list[Statement] = []
         self.arguments: list[tuple[str, str]] = []
         self.made: dict[Key, int] = {}
-        self.lists: dict[tuple[int, ...], str] = {}
         self.shaky: dict[int, frozenset[str]] = {}
         self.since = 0
         for key in region.inputs:
@@ -87,21 +85,21 @@ class _Body:
             self._measure()
 
     def _argue(self, key: Key, name: str | None) -> None:
+        taken = {n for n, _ in self.arguments}
         if name is None:
-            taken = {n for n, _ in self.arguments}
-            name = self._fresh(_port(self.region, key) if taken and not isinstance(key, Grid) else "x", taken)
-            name = self._fresh("grid", taken) if isinstance(key, Grid) else name
+            word = key.word if isinstance(key, Grid) else _port(self.region, key) if taken else "x"
+            name = self._fresh(word, taken)
         self._hold(key, name)
         if isinstance(key, Grid):
-            self.arguments.append((name, "tuple[int, ...]"))
+            self.arguments.append((name, "list[tuple[int, ...]]" if key.several else "tuple[int, ...]"))
         else:
             absent = self.w.flow.when[key] - self.region.when
-            self.arguments.append((name, "Tensor | None" if absent else "Tensor"))
+            self.arguments.append((name, f"{self.w.flow.type_of(key)}{' | None' * bool(absent)}"))
 
     def _measure(self) -> None:
         """The grids that are restored later, from the shapes of the inputs."""
         wanted = list(dict.fromkeys(k for item in self.region.items for k in reads(item) if isinstance(k, Grid)))
-        needed = {s for grid in wanted for n in grid.sizes for s in symbols_of(n)}
+        needed = {s for grid in wanted for sizes in grid.sizes for n in sizes for s in symbols_of(n)}
         names: dict[str, str] = {}
         for spec in self.w.flow.program.inputs:
             own = {k: a for k, a in enumerate(spec.axes, 2) if a in needed - set(names)} if not spec.optional else {}
@@ -113,9 +111,11 @@ class _Body:
             else:
                 self.statements += [Statement(names[a], f"{shape}[{k}]") for k, a in own.items()]
         for grid in wanted:
-            name = self._fresh("grid", {n for n, _ in self.arguments} | set(names.values()) | set(self.text.values()))
-            sizes = ", ".join(python(n, names) for n in grid.sizes)
-            self.statements.append(Statement(name, f"({sizes}{',' * (len(grid.sizes) == 1)})"))
+            taken = {n for n, _ in self.arguments} | set(names.values()) | set(self.text.values())
+            name = self._fresh(grid.word, taken)
+            items = [Bracketed("(", tuple(python(n, names) for n in g), "," * (len(g) == 1) + ")") for g in grid.sizes]
+            text = Bracketed("[", tuple(items), "]") if grid.several else items[0]
+            self.statements.append(Statement(name, text))
             self._hold(grid, name)
 
     def _fresh(self, name: str, taken: Iterable[str]) -> str:
@@ -137,10 +137,11 @@ class _Body:
                 self._called(place, item)
             else:
                 self._stepped(place, item)
-        optional = tuple(bool(self.w.flow.when[i] - self.region.when) for i in self.region.outputs)
+        flow, always = self.w.flow, self.region.when
+        types = tuple(f"{flow.type_of(i)}{' | None' * bool(flow.when[i] - always)}" for i in self.region.outputs)
         returned = tuple(self.text[i] for i in self.region.outputs)
         statements = tuple(_looped(self.statements, self.w.parts, self.region.module))
-        return Forward(tuple(self.arguments), statements, returned, optional)
+        return Forward(tuple(self.arguments), statements, returned, types)
 
     def _called(self, place: int, item: Region) -> None:
         path = self._path(item.module)
@@ -169,8 +170,6 @@ class _Body:
         """A step with several values: one name, and each value as an item of it."""
         always = frozenset.intersection(*(self.w.flow.when[i] for i in step.outputs))
         name = self._chosen(place, step, _word(step.address, self.region.address), used)
-        if step.keys == tuple(range(len(step.outputs))):
-            self.lists[step.outputs] = name
         for key, value in zip(step.keys or (), step.outputs, strict=True):
             if always - self.region.when:
                 self.shaky[value] = always - self.region.when
@@ -205,15 +204,15 @@ class _Body:
             return f"{x}.movedim(-1, 1)"
         if isinstance(step.block, Flatten):
             return f"{x}.flatten(1, -2)"
-        found = [self._sized(g) for g in grids(step)]
-        if isinstance(step.block, Unflatten):
-            inside = f"*{found[0]}" if not found[0].startswith("(") else found[0].strip("(,)")
-            return Bracketed(f"{x}.reshape(", (f"{x}.shape[0]", inside, f"{x}.shape[-1]"), ")")
-        assert isinstance(step.block, Parting)
-        return Bracketed("parted(", (x, *found), ")")
+        grid = restored(step)
+        assert grid is not None
+        if grid.several:
+            return Bracketed("parted(", (x, self._sized(grid)), ")")
+        inside = written(grid.numbers[0]).strip("(,)") if grid.known else f"*{self.text[grid]}"
+        return Bracketed(f"{x}.reshape(", (f"{x}.shape[0]", inside, f"{x}.shape[-1]"), ")")
 
     def _sized(self, grid: Grid) -> str:
-        return written(tuple(map(int, grid.sizes))) if grid.known else self.text[grid]  # type: ignore[arg-type]
+        return written(list(grid.numbers)) if grid.known else self.text[grid]
 
     def _run(self, step: Step, part: Part) -> Text:
         required, named = self._gathered(step)
@@ -232,8 +231,6 @@ class _Body:
         return required, {p: self._value(v, when) for p, v in given.items() if p not in step.block.required}
 
     def _value(self, value: Any, when: frozenset[str]) -> str:
-        if isinstance(value, tuple) and value in self.lists:
-            return self.lists[value]
         if not isinstance(value, tuple) and not self.shaky.get(value, frozenset()) <= when:
             raise Unsaid("it takes one of several values that are not always there")
         if isinstance(value, tuple):
@@ -273,6 +270,8 @@ class _Body:
 
     def _name(self, place: int, item: Step | Region, value: int, first: bool = True) -> str:
         word = _word(_maker(item, value), self.region.address)
+        moved = self.text[dict(item.inputs)["x"]] if isinstance(item, Step) and is_move(item.module) else ""
+        word = moved if moved.isidentifier() else word
         name = self._chosen(place, item, word, [value] if value in self.last else [], first)
         self._hold(value, name)
         return name
@@ -334,7 +333,7 @@ def _port(region: Region, key: Key) -> str:
         else:
             for port, value in item.inputs:
                 if key == value or (isinstance(value, tuple) and key in value):
-                    return port
+                    return _port(region, item.outputs[0]) if is_move(item.module) else port
     return "x"
 
 
@@ -352,12 +351,14 @@ def _holds(item: Step | Region, value: int) -> bool:
 
 def _word(address: str, inside: str) -> str:
     """The name of a node as that of a variable: `encoder.0` is `encoder0`."""
-    words = address.partition("+")[0].partition("@")[0][len(inside) :].strip(".").split(".")
+    whole = address.partition("+")[0].partition("@")[0]
+    rest = whole[len(inside) + 1 :] if inside and whole.startswith(f"{inside}.") else whole
+    words = (whole if rest.replace(".", "").isdigit() else rest).split(".")
     end = len(words)
     while end > 1 and words[end - 1].isdigit():
         end -= 1
     word = re.sub(r"\W", "_", words[end - 1].lower()) + "_".join(words[end:])
-    word = word if word and not word[0].isdigit() else f"_{word}"
+    word = word if not word[0].isdigit() else f"_{word}"
     clash = keyword.iskeyword(word) or hasattr(builtins, word) or word in ("self", "l")
     return f"{word}_" if clash else word
 

@@ -22,13 +22,22 @@ from composer.liveness import ids_of
 
 @dataclass(frozen=True)
 class Grid:
-    """The sizes of a grid, as a value."""
+    """The sizes of a grid, as a value; or those of `several`."""
 
-    sizes: tuple[Size, ...]
+    sizes: tuple[tuple[Size, ...], ...]
+    several: bool
 
     @property
     def known(self) -> bool:
-        return not any(symbols_of(n) for n in self.sizes)
+        return not any(symbols_of(n) for sizes in self.sizes for n in sizes)
+
+    @property
+    def numbers(self) -> tuple[tuple[Any, ...], ...]:
+        return self.sizes
+
+    @property
+    def word(self) -> str:
+        return "grids" if self.several else "grid"
 
 
 Key = int | Grid
@@ -55,14 +64,17 @@ def reads(item: Step | Region) -> tuple[Key, ...]:
     for port, value in item.inputs:
         if port != "images" or not isinstance(item.block, (Unflatten, Part)):
             found += value if isinstance(value, tuple) else [value] if value is not None else []
-    return (*found, *(g for g in grids(item) if not g.known))
+    grid = restored(item)
+    return (*found, grid) if grid is not None and not grid.known else tuple(found)
 
 
-def grids(step: Step) -> tuple[Grid, ...]:
-    """The grids that a change of layout restores."""
+def restored(step: Step) -> Grid | None:
+    """The grid, or the grids, that a change of layout restores."""
     if isinstance(step.block, Unflatten):
-        return (Grid(tuple(step.block.axes[1])),)
-    return tuple(Grid(tuple(sizes)) for _, sizes in step.block.levels) if isinstance(step.block, Part) else ()
+        return Grid((tuple(step.block.axes[1]),), False)
+    if isinstance(step.block, Part):
+        return Grid(tuple(tuple(sizes) for _, sizes in step.block.levels), True)
+    return None
 
 
 def outputs(item: Step | Region) -> tuple[int, ...]:
