@@ -253,17 +253,28 @@ class Page:
         result = self.result() if root else _type(forward)
         yield from laid("", Bracketed("def forward(", tuple(arguments), f") -> {result}:"), "", 4)
         statements = list(forward.statements)
-        returned: Text = ", ".join(forward.returns)
-        if root:
+        if root and len(self.program.outputs) > 1:
             yield from self.body(statements)
             yield from self.delivered(forward)
             return
-        if statements and statements[-1].target == returned and not statements[-1].test and statements[-1].body is None:
+        returned: Text = ", ".join(forward.returns)
+        if root:
+            returned = self.single(forward)
+        last = statements[-1] if statements else None
+        if last is not None and last.target == returned and not last.test and last.body is None:
             yield from self.body(statements[:-1])
-            yield from laid("return ", statements[-1].text, "", 8)
+            note = self.step_note(last.step) if not last.path and last.step is not None else ""
+            yield from noted(laid("return ", last.text, "", 8), note, 8)
         else:
             yield from self.body(statements)
-            yield f"        return {returned}"
+            yield from laid("return ", returned, "", 8)
+
+    def single(self, forward: Forward) -> Text:
+        """The one output of a network."""
+        output = self.program.outputs[0]
+        texts = dict(zip(dict.fromkeys(ids_of(output.ids)), forward.returns, strict=True))
+        text = _structure(output.ids, texts)
+        return f"{text} if self.training else None" if output.training else text
 
     def body(self, statements: Sequence[Statement], indent: int = 8) -> Iterator[str]:
         for statement in statements:
@@ -309,10 +320,6 @@ class Page:
         delivered = dict.fromkeys(i for o in self.program.outputs for i in ids_of(o.ids))
         texts = dict(zip(delivered, forward.returns, strict=True))
         outputs = [(o.name, _structure(o.ids, texts), o.training) for o in self.program.outputs]
-        if len(outputs) == 1:
-            name, text, training = outputs[0]
-            yield from laid("return ", f"{text} if self.training else None" if training else text, "", 8)
-            return
         pairs = tuple(_pair(name, text) for name, text, training in outputs if not training)
         later = [(name, text) for name, text, training in outputs if training]
         if not later:

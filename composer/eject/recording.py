@@ -19,6 +19,7 @@ from typing import Any, Self
 
 import torch
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 from composer.eject.expressions import NOTHING, Argument, Expression, Literal, Made, Several, Thing
 
@@ -106,13 +107,14 @@ class Recording:
             return self._spelled(own, value) if own is not None else self.expression(value)
 
         given: list[Argument] = []
-        named = [Argument(k, said(v), named=True) for k, v in call.options.items()]
+        named = [Argument(k, said(_one(call.callee, k, v)), named=True) for k, v in call.options.items()]
         for name, parameter in _parameters(call.callee).items():
             if name in call.arguments:
                 default = NOTHING if parameter.default is parameter.empty else parameter.default
                 by_name = parameter.kind is parameter.KEYWORD_ONLY
                 by_place = bool(call.more) or parameter.kind is parameter.POSITIONAL_ONLY
-                each = Argument(name, said(call.arguments[name]), default, by_name, by_place and not by_name)
+                value = _one(call.callee, name, call.arguments[name])
+                each = Argument(name, said(value), default, by_name, by_place and not by_name)
                 (named if by_name else given).append(each)
         given += [Argument("value", said(v), open=True) for v in call.more]
         return Made(call.callee, (*given, *named))
@@ -159,6 +161,16 @@ def _function(frame: FrameType) -> Any:
         if found is None:
             return None
     return found if getattr(found, "__code__", None) is frame.f_code else None
+
+
+PER_AXIS = frozenset(("kernel_size", "kernel", "stride", "padding", "dilation", "output_padding"))
+
+
+def _one(callee: Any, name: str, value: Any) -> Any:
+    """An option of a convolution that is the same for every axis, as torch takes it too: 3 for (3, 3, 3)."""
+    convolution = isinstance(callee, type) and issubclass(callee, _ConvNd)
+    alike = type(value) is tuple and len(set(value)) == 1
+    return value[0] if convolution and name in PER_AXIS and alike else value
 
 
 def _parameters(callee: Any) -> Mapping[str, inspect.Parameter]:
