@@ -1,4 +1,24 @@
-"""doc"""
+"""`composer eject`: a network as one readable Python file that needs torch alone.
+
+    text -> blueprint -> graph -> Program -> Parts, Flow -> Regions -> Forward, Classes -> Page -> text
+
+The file is a second way out of the walk, beside `composer.module`, from the same plain program (no pass has run):
+
+* what each step calls is made once, and how it is made is recorded as an expression (`recording`, `expressions`,
+  `parts`): `nn.Conv2d(3, 64, 3, padding=1)`, exactly as the block's `build` called it;
+* the classes and functions in these are taken along as their authors wrote them (`sources`), plugins' too;
+* the steps, in all choices of optional inputs, training or not, become one list with conditions (`flow`);
+* a node whose steps stand together becomes a class (`regions`); its steps are its `forward` (`forward`, `statements`),
+  its modules its `__init__` (`constructors`). Nodes that differ in literals alone share a class (`classes`). So the
+  file is about as long as the blueprint is, and twelve blocks are one class made twelve times;
+* modules stand at their addresses, so the keys of the `state_dict` are those of the network. A node that is a module
+  and has others below it (a convolution with its norm) is a class derived from that module's;
+* text is laid out as `ruff format` would, also where ruff is not installed (`layout`, `file`).
+
+Values pass the same modules in the same order, so results are equal bit for bit, in training under one seed as well.
+`init:` becomes a function of the file (`initial`). Left out are checks of an input's size, and passes. What no text can
+be found for is a `BlueprintError` (BP810) at its node.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +31,8 @@ from composer.eject.flow import Flow, flow
 from composer.eject.forward import Forward, Writer
 from composer.eject.names import Speech
 from composer.eject.parts import Parts, parts, refused
-from composer.eject.recording import Unsaid
-from composer.eject.regions import Region, Regions, regions_of
+from composer.eject.recording import UnsaidError
+from composer.eject.regions import Key, Region, Regions, regions_of
 from composer.eject.sources import Sources
 from composer.inference import Step
 from composer.layouts import Part
@@ -24,7 +44,7 @@ def eject(blueprint: Blueprint) -> str:
     made = parts(program)
     try:
         steps = flow(program)
-    except Unsaid as fault:
+    except UnsaidError as fault:
         raise refused(None, fault) from None
     sources = taken(made, steps)
     speech = Speech(sources, sources.settle())
@@ -43,7 +63,7 @@ def taken(made: Parts, steps: Flow) -> Sources:
             for thing in things(part.expression):
                 try:
                     sources.take(thing)
-                except Unsaid as fault:
+                except UnsaidError as fault:
                     step = next((s for s in steps.program.steps if s.module == module), None)
                     raise refused(step, fault) from None
     if any(isinstance(s.block, Part) for s in steps.steps):
@@ -62,10 +82,10 @@ def written(steps: Flow, made: Parts, speech: Speech) -> dict[str, Forward]:
         found: dict[str, Forward] = {}
         bad = set(_called_alone(regions, classes))
         for region in regions:
-            names = {i.id: i.name for i in steps.program.inputs} if region is root else {}
+            names: dict[Key, str] = {i.id: i.name for i in steps.program.inputs} if region is root else {}
             try:
                 forward = writer.forward(region, names, region is root)
-            except Unsaid as fault:
+            except UnsaidError as fault:
                 if region is root:
                     raise refused(None, fault) from None
                 bad.add(region.module)

@@ -12,17 +12,29 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from composer.eject.expressions import Argument, Expression, Hole, Literal, Made, Several, Thing, holes, kind, shape
-from composer.eject.expressions import same as equal
-from composer.eject.expressions import written
+from composer.eject.expressions import (
+    NOTHING,
+    Argument,
+    Expression,
+    Hole,
+    Literal,
+    Made,
+    Several,
+    Thing,
+    holes,
+    shape,
+    written,
+)
 from composer.eject.forward import Forward
 from composer.eject.layout import Bracketed, Text
 from composer.eject.names import Speech
 from composer.eject.parts import Node
-from composer.inference import Step
 
 WIDTHS = frozenset(
-    "normalized_shape num_features num_channels in_features out_features in_channels out_channels channels width dim".split()
+    (
+        *("normalized_shape", "num_features", "num_channels", "in_features", "out_features"),
+        *("in_channels", "out_channels", "channels", "width", "dim"),
+    )
 )
 """Names of arguments that say how many channels there are."""
 
@@ -52,7 +64,6 @@ class Template:
 
     forward: Forward
     instances: list[Instance] = field(default_factory=list)
-    steps: list[Any] = field(default_factory=list)
     name: str = ""
     columns: list[str | None] = field(default_factory=list)
     """For each literal the argument that it is, None where it is the same in all."""
@@ -75,7 +86,7 @@ class Classes:
         made.holes = [*(holes(own) if own is not None else ()), *(h for i in items for h in _holes(i.made))]
         forward = self.forwards[node.address]
         depth = len(node.address.split(".")) if node.address else 0
-        key = (_shape(own, node.part) if own else None, tuple(_line(i, depth) for i in items), forward)
+        key = (shape(own) if own else None, tuple(_line(i, depth) for i in items), forward)
         made.template = self.templates.setdefault(key, Template(forward))
         made.template.instances.append(made)
         return made
@@ -99,10 +110,6 @@ class Classes:
 
 def _holes(made: Expression | Instance) -> Sequence[Hole]:
     return made.holes if isinstance(made, Instance) else tuple(holes(made))
-
-
-def _shape(expression: Expression, part: Any) -> Any:
-    return shape(expression)
 
 
 def _line(item: Item, depth: int) -> Any:
@@ -176,7 +183,9 @@ class Said:
     def instance(self, made: Instance, columns: Sequence[str | None]) -> Bracketed:
         """`TransformerBlock(channels=96, rate=rate)`; `columns` are the names of the literals where it stands."""
         template = made.template
-        items = [(name, columns[place] or written(made.holes[place].value)) for name, place in template.arguments.items()]
+        items = [
+            (name, columns[place] or written(made.holes[place].value)) for name, place in template.arguments.items()
+        ]
         plain = len(items) == 1
         return Bracketed(f"{template.name}(", tuple(v if plain else f"{n}={v}" for n, v in items), ")")
 
@@ -188,12 +197,14 @@ class Said:
             return self.speech.said(made.thing)
         if isinstance(made, Several):
             items = tuple(self.expression(i, columns) for i in made.items)
-            return Bracketed(made.brackets[0], items, "," * (made.brackets == "()" and len(items) == 1) + made.brackets[1])
+            return Bracketed(
+                made.brackets[0], items, "," * (made.brackets == "()" and len(items) == 1) + made.brackets[1]
+            )
         return Bracketed(f"{self.speech.said(made.callee)}(", tuple(self.arguments(made, columns)), ")")
 
     def arguments(self, made: Made, columns: Iterator[str | None]) -> Iterator[Text]:
         """The arguments of a call, without those that are what they would be anyway; three of them by position."""
-        needed = [a for a in made.arguments if a.default is MISSING]
+        needed = [a for a in made.arguments if a.default is NOTHING]
         short, said = len(needed) <= 3, 0
         for argument in made.arguments:
             own = [next(columns) for _ in holes(argument.value)]
@@ -201,7 +212,7 @@ class Said:
                 said = -1 if said != -1 else said
                 continue
             text = self.expression(argument.value, iter(own))
-            if argument.open or (not argument.named and short and argument.default is MISSING and said >= 0):
+            if argument.open or (not argument.named and short and argument.default is NOTHING and said >= 0):
                 said += 1
                 yield text
             else:
@@ -213,8 +224,3 @@ def _named(argument: Argument, text: Text) -> Text:
     if isinstance(text, Bracketed):
         return Bracketed(f"{argument.name}={text.head}", text.items, text.tail)
     return f"{argument.name}={text}"
-
-
-from composer.eject.expressions import NOTHING as MISSING  # noqa: E402
-
-__all__ = ["Classes", "Instance", "Item", "Said", "Template", "equal", "kind", "Step"]

@@ -1,13 +1,14 @@
 """How an object was made, as an expression that makes it again: `nn.Conv2d(3, 64, 3, padding=1)`.
 
-An expression is a value: a literal, a class or function by its name, a call of one with arguments, or several in a list.
-Two expressions of one shape differ in literals alone, which are then the arguments of the class that holds them.
+An expression is a value: a literal, a class or function by its name, a call of one, or several in a list. Two of one
+shape differ in literals alone, which are then the arguments of the class that holds them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 NOTHING: Any = object()
@@ -118,7 +119,7 @@ def written(value: Any) -> str:
         text = repr(value)
         plain = text.startswith("'") and '"' not in text and "\\" not in text
         return f'"{text[1:-1]}"' if plain else text
-    if isinstance(value, float) and not value - value == 0:
+    if isinstance(value, float) and not isfinite(value):
         return f'float("{value}")'
     if isinstance(value, dict):
         return "{" + ", ".join(f"{written(k)}: {written(v)}" for k, v in value.items()) + "}"

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from os.path import commonprefix
+from itertools import takewhile
 from typing import Any
 
 from composer.addresses import is_prefix
-from composer.eject.recording import Unsaid
+from composer.eject.recording import UnsaidError
 from composer.inference import Program, ProgramOutput, Step, is_move
 from composer.liveness import ids_of, needed
 
@@ -37,7 +37,7 @@ class Flow:
 
 
 def flow(program: Program) -> Flow:
-    """The one list. Raises `Unsaid` where the alternatives are different networks."""
+    """The one list. Raises `UnsaidError` where the alternatives are different networks."""
     everything = max(program.alternatives.items(), key=lambda a: len(a[0]), default=(frozenset(), program))[1]
     steps = _live(everything, everything.outputs)
     runs = {frozenset[str](): program, **program.alternatives}
@@ -52,7 +52,7 @@ def flow(program: Program) -> Flow:
             found = present[value]
             needs = frozenset.intersection(*found)
             if found != {given for given in runs if needs <= given}:
-                raise Unsaid(f"`{step.address}` runs for some inputs in a way that no one condition says")
+                raise UnsaidError(f"`{step.address}` runs for some inputs in a way that no one condition says")
             when[value] = needs if id(step) in at_evaluation else needs | {TRAINING}
     return _bundled(Flow(everything, tuple(_early(steps)), when))
 
@@ -60,7 +60,9 @@ def flow(program: Program) -> Flow:
 def _bundled(found: Flow) -> Flow:
     """The maps of several scales as one value, a list, where everybody reads all of them."""
     delivered = {i for o in found.program.outputs for i in ids_of(o.ids)}
-    whole = {s.outputs for s in found.steps if is_move(s.module) and s.keys is not None and not delivered & set(s.outputs)}
+    whole = {
+        s.outputs for s in found.steps if is_move(s.module) and s.keys is not None and not delivered & set(s.outputs)
+    }
     for step in found.steps:
         for _, value in step.inputs:
             if not (isinstance(value, tuple) and value in whole):
@@ -83,8 +85,8 @@ def _early(steps: Sequence[Step]) -> list[Step]:
         readers = [s for s in steps if set(step.outputs) & set(s.reads)] if is_move(step.module) else []
         addresses = [s.address.split(".") for s in readers if not is_move(s.module)]
         if len(addresses) > 1:
-            common = commonprefix(addresses)
-            first = ".".join(addresses[0][: len(common) + 1])
+            common = sum(1 for _ in takewhile(lambda words: len(set(words)) == 1, zip(*addresses, strict=False)))
+            first = ".".join(addresses[0][: common + 1])
             place = found.index(step)
             target = place
             while target and _within(found[target - 1], first) and not set(found[target - 1].outputs) & set(step.reads):
@@ -111,7 +113,7 @@ def _made(steps: Sequence[Step], everything: Program, other: Program) -> Iterato
         while place < len(steps) and not _alike(step, steps[place], mine, known):
             place += 1
         if place == len(steps):
-            raise Unsaid(f"`{step.address}` is another part where optional inputs are left out")
+            raise UnsaidError(f"`{step.address}` is another part where optional inputs are left out")
         theirs = dict(zip(_keys(steps[place]), steps[place].outputs, strict=True))
         mine.update((i, theirs[key]) for key, i in zip(_keys(step), step.outputs, strict=True))
         known.update(mine[i] for i in step.outputs)

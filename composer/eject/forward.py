@@ -16,14 +16,14 @@ from typing import Any
 
 import torch
 
+from composer.dims import symbols_of
 from composer.eject.expressions import Literal, Made, Thing, written
 from composer.eject.flow import TRAINING, Flow
 from composer.eject.layout import Bracketed, Text
 from composer.eject.names import Speech
-from composer.eject.parts import Node, Part, Parts
-from composer.eject.recording import Unsaid
+from composer.eject.parts import Part, Parts
+from composer.eject.recording import UnsaidError
 from composer.eject.regions import Grid, Key, Region, last_reads, outputs, reads, restored
-from composer.dims import symbols_of
 from composer.eject.sizing import axis_name, python
 from composer.inference import Step, is_move
 from composer.layouts import Flatten, ToFirst, ToLast
@@ -160,10 +160,7 @@ class _Body:
         path = self._path(step.module) if part is not None and part.kind != "function" else ()
         test = self._test(step)
         used = [i for i in step.outputs if i in self.last]
-        if step.keys is None:
-            target = self._name(place, step, step.outputs[0])
-        else:
-            target = self._several(place, step, used)
+        target = self._name(place, step, step.outputs[0]) if step.keys is None else self._several(place, step, used)
         self.statements.append(Statement(target, text, test, path, None if is_move(step.module) else step))
 
     def _several(self, place: int, step: Step, used: Sequence[int]) -> str:
@@ -192,7 +189,7 @@ class _Body:
         for key in (*reads(item), *self.text):
             if isinstance(key, int) and key in self.text and self.w.flow.when[key] - self.region.when == {condition}:
                 return f"{self.text[key]} is not None"
-        raise Unsaid(f"`{item.address}` runs only with the input `{condition}`, which is out of sight there")
+        raise UnsaidError(f"`{item.address}` runs only with the input `{condition}`, which is out of sight there")
 
     # --- calls --------------------------------------------------------------------------------------------------
 
@@ -232,7 +229,7 @@ class _Body:
 
     def _value(self, value: Any, when: frozenset[str]) -> str:
         if not isinstance(value, tuple) and not self.shaky.get(value, frozenset()) <= when:
-            raise Unsaid("it takes one of several values that are not always there")
+            raise UnsaidError("it takes one of several values that are not always there")
         if isinstance(value, tuple):
             if any(self.w.flow.when.get(v, frozenset()) - self.region.when for v in value):
                 items = ", ".join(self._value(v, when) for v in value)
@@ -259,7 +256,7 @@ class _Body:
     @staticmethod
     def _literal(value: Any) -> str:
         if not isinstance(value, Literal):
-            raise Unsaid("it is a function with arguments that are no literals")
+            raise UnsaidError("it is a function with arguments that are no literals")
         return written(value.value)
 
     def _path(self, module: str) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from composer.addresses import Pattern
 from composer.eject.expressions import written
-from composer.eject.layout import Bracketed
+from composer.eject.layout import Bracketed, laid
 from composer.init import _FILL
 
 KINDS = {
@@ -33,6 +33,25 @@ FILLS = {
     "kaiming_fan_out": 'nn.init.kaiming_normal_({t}, {0:a=0.0}mode="fan_out")',
 }
 """How the fillings of `composer.init` are said."""
+
+
+TABLE = '"""Addresses and kinds of modules, and what fills their parameters; the first rule that names one holds."""'
+FUNCTION = '''@torch.no_grad()
+def initialize(network: nn.Module) -> None:
+    """Fill the parameters as the blueprint says."""
+    for address, module in network.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            for pattern, kind, fills in INITIAL:
+                if name in fills and isinstance(module, kind) and re.fullmatch(pattern, address):
+                    fills[name](parameter)
+                    break'''
+
+
+def function(init: Sequence[Any]) -> list[str]:
+    """The table of rules and the function that follows them; nothing where there are none."""
+    if not init:
+        return []
+    return ["\n".join([*laid("INITIAL = ", Bracketed("[", tuple(rules(init)), "]")), TABLE]), FUNCTION]
 
 
 def rules(init: Sequence[Any]) -> Iterator[Bracketed]:

@@ -51,9 +51,7 @@ def laid(before: str, text: Text, after: str = "", indent: int = 0, comma: bool 
         body = [inside]
     else:
         body = [
-            line
-            for item in text.items
-            for line in laid("", item, "", indent + 4, comma=not isinstance(item, Repeated))
+            line for item in text.items for line in laid("", item, "", indent + 4, comma=not isinstance(item, Repeated))
         ]
     return [f"{' ' * indent}{before}{text.head}", *body, f"{' ' * indent}{text.tail}{after}{',' * comma}"]
 

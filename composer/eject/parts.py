@@ -12,7 +12,7 @@ from torch import nn
 
 from composer.diagnostics import BlueprintError, Diagnostic
 from composer.eject.expressions import Argument, Expression, Literal, Made, Thing
-from composer.eject.recording import Recording, Unsaid
+from composer.eject.recording import Recording, UnsaidError
 from composer.inference import Program, Step, is_move
 from composer.layouts import Held
 from composer.module import built
@@ -102,9 +102,9 @@ def _part(step: Step, env: Mapping[str, int]) -> Part:
         made = built(step, env)
     try:
         if isinstance(made, nn.Parameter):
-            raise Unsaid("it is a parameter by itself, whose first value no expression says")
+            raise UnsaidError("it is a parameter by itself, whose first value no expression says")
         expression = recording.expression(made)
-    except Unsaid as fault:
+    except UnsaidError as fault:
         raise refused(step, fault) from None
     if isinstance(made, nn.Module):
         return Part("module", expression, type(made))
@@ -120,7 +120,7 @@ def _held(block: Held) -> Expression:
     return Made(nn.Parameter, (Argument("data", filled, open=True),))
 
 
-def refused(step: Step | None, fault: Unsaid) -> BlueprintError:
+def refused(step: Step | None, fault: UnsaidError) -> BlueprintError:
     """BP810, at the node."""
     at = f" at `{step.address}`" if step is not None else ""
     what = f"`{step.block.name}`{at} cannot be ejected: {fault}" if step is not None else f"cannot be ejected: {fault}"

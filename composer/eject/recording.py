@@ -26,7 +26,7 @@ from composer.eject.expressions import NOTHING, Argument, Expression, Literal, M
 PLAIN = (int, float, str, bool, bytes, complex, type(None), type(Ellipsis))
 
 
-class Unsaid(Exception):
+class UnsaidError(Exception):
     """A value that no expression makes; the text says why."""
 
 
@@ -87,7 +87,7 @@ class Recording:
         call.marks = _marks(call.result)
 
     def expression(self, value: Any) -> Expression:
-        """What makes a value. Raises `Unsaid`."""
+        """What makes a value. Raises `UnsaidError`."""
         if isinstance(value, (*PLAIN, *CONTAINERS, *NAMED)):
             return self._other(value)
         made = self.made.get(id(value))
@@ -96,7 +96,7 @@ class Recording:
             if call.marks == _marks(value):
                 return self._spelled(call, value)
         if calls:
-            raise Unsaid(f"its `build` changes the `{type(value).__name__}` after it was made")
+            raise UnsaidError(f"its `build` changes the `{type(value).__name__}` after it was made")
         return self._other(value)
 
     def _spelled(self, call: _Call, itself: Any) -> Made:
@@ -139,7 +139,7 @@ class Recording:
             return Thing(value)
         if not isinstance(value, (nn.Module, torch.Tensor)) and not getattr(value, "__dict__", True):
             return Made(type(value))
-        raise Unsaid(f"a `{type(value).__name__}` is made in it that no expression can name")
+        raise UnsaidError(f"a `{type(value).__name__}` is made in it that no expression can name")
 
 
 CONTAINERS = (tuple, list, dict)

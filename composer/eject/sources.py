@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from composer.eject.recording import Unsaid
+from composer.eject.recording import UnsaidError
 
 ROOTS: tuple[tuple[str, Any], ...] = (
     ("nn", torch.nn),
@@ -51,7 +51,7 @@ class File:
         try:
             return inspect.getsource(self.module).encode().splitlines()
         except (OSError, TypeError) as fault:
-            raise Unsaid(f"the source of `{self.module.__name__}` cannot be read: {fault}") from None
+            raise UnsaidError(f"the source of `{self.module.__name__}` cannot be read: {fault}") from None
 
     @cached_property
     def tree(self) -> ast.Module:
@@ -108,7 +108,7 @@ class Sources:
     # --- taking -------------------------------------------------------------------------------------------------
 
     def take(self, thing: Any) -> None:
-        """Take a class or function along, with what it needs. Raises `Unsaid`."""
+        """Take a class or function along, with what it needs. Raises `UnsaidError`."""
         if _of_torch(thing) is not None or isinstance(thing, torch.dtype):
             self.imports.update(_roots(self.said(thing)))
             return
@@ -117,7 +117,7 @@ class Sources:
         if module == "builtins":
             return
         if module is None or "<" in name:
-            raise Unsaid(f"`{name}` is defined inside of a function, so its source does not stand by itself")
+            raise UnsaidError(f"`{name}` is defined inside of a function, so its source does not stand by itself")
         if module.partition(".")[0] in ALLOWED:
             self.imports.add((module, top, top))
         else:
@@ -125,12 +125,12 @@ class Sources:
 
     def _define(self, module: str, name: str) -> None:
         if module not in sys.modules:
-            raise Unsaid(f"the source of `{name}` cannot be found: `{module}` is no module that is loaded")
+            raise UnsaidError(f"the source of `{name}` cannot be found: `{module}` is no module that is loaded")
         file = self.files.setdefault(module, File(sys.modules[module]))
         if name in file.taken:
             return
         if name not in file.definitions:
-            raise Unsaid(f"`{name}` is not defined at the top of `{module}`")
+            raise UnsaidError(f"`{name}` is not defined at the top of `{module}`")
         file.taken.add(name)
         for statement in file.definitions[name]:
             for each in _names(statement):
@@ -147,8 +147,8 @@ class Sources:
             named += [node.module or "."] if isinstance(node, ast.ImportFrom) else []
             for module in named:
                 if module.partition(".")[0] not in ALLOWED:
-                    text = f"`{file.module.__name__}` imports `{module}` in a function, and an ejected file has torch alone"
-                    raise Unsaid(text)
+                    what = f"`{file.module.__name__}` imports `{module}` in a function"
+                    raise UnsaidError(f"{what}, and an ejected file has torch alone")
 
     def _need(self, file: File, name: str) -> None:
         if name in file.definitions:
@@ -161,9 +161,9 @@ class Sources:
             elif inner and top in _distribution(file):
                 self._define(module, inner)
             else:
-                raise Unsaid(f"`{file.module.__name__}` needs `{module}`, and an ejected file has torch alone")
+                raise UnsaidError(f"`{file.module.__name__}` needs `{module}`, and an ejected file has torch alone")
         elif not hasattr(builtins, name) and name not in ("__name__", "__file__"):
-            raise Unsaid(f"`{file.module.__name__}` uses `{name}`, which it neither defines nor imports by name")
+            raise UnsaidError(f"`{file.module.__name__}` uses `{name}`, which it neither defines nor imports by name")
 
     # --- names --------------------------------------------------------------------------------------------------
 
@@ -188,8 +188,8 @@ class Sources:
         known = _of_torch(thing)
         if known is not None:
             return known
-        top, dot, rest = thing.__qualname__.partition(".")
-        return self._finals.get((thing.__module__, top), top) + dot + rest
+        top, dot, rest = str(thing.__qualname__).partition(".")
+        return f"{self._finals.get((thing.__module__, top), top)}{dot}{rest}"
 
     # --- text ---------------------------------------------------------------------------------------------------
 
