@@ -23,7 +23,6 @@ be found for is a `BlueprintError` (BP810) at its node.
 from __future__ import annotations
 
 from composer.compose import Blueprint
-from composer.eject import runtime
 from composer.eject.classes import Classes
 from composer.eject.expressions import things
 from composer.eject.file import Page
@@ -33,6 +32,7 @@ from composer.eject.names import Speech
 from composer.eject.parts import Parts, parts, refused
 from composer.eject.recording import UnsaidError
 from composer.eject.regions import Key, Region, Regions, regions_of
+from composer.eject.runtime import parted
 from composer.eject.sources import Sources
 from composer.inference import Step
 from composer.layouts import Part
@@ -67,7 +67,7 @@ def taken(made: Parts, steps: Flow) -> Sources:
                     step = next((s for s in steps.program.steps if s.module == module), None)
                     raise refused(step, fault) from None
     if any(isinstance(s.block, Part) for s in steps.steps):
-        sources.take(runtime.parted)
+        sources.take(parted)
     return sources
 
 

@@ -7,15 +7,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import PurePath
 
-from composer.eject import initial, statements
 from composer.eject.classes import Said, Template
 from composer.eject.constructors import Constructors
 from composer.eject.expressions import Made
+from composer.eject.initial import function
 from composer.eject.layout import WIDTH, docstring
 from composer.eject.names import Speech, class_name
 from composer.eject.parts import Parts
 from composer.eject.places import Places
 from composer.eject.sources import Import, Sources, roots_in
+from composer.eject.statements import of_network, of_region
 from composer.graph import Call, Group
 from composer.inference import Program
 from composer.liveness import ids_of
@@ -54,7 +55,7 @@ class Page:
             template.name = self.speech.fresh(self._named(template))
         chunks = ["\n".join(_section(module, texts)) for module, texts in self.sources.sections()]
         chunks += ["\n".join(self._written(t)) for t in self.templates]
-        chunks += initial.function(self.blueprint.init)
+        chunks += function(self.blueprint.init)
         body = "\n\n\n".join(chunks)
         space = "\n" * (3 if re.match(r"(#.*\n)*(@|class |def )", body) else 2)
         return "\n".join([*docstring(self._head()), "", *self._imports(body)]) + f"{space}{body}\n"
@@ -119,9 +120,9 @@ class Page:
         yield from ["        initialize(self)"] if root and self.blueprint.init else []
         yield ""
         if root:
-            yield from statements.of_network(template.forward, self.program)
+            yield from of_network(template.forward, self.program)
         else:
-            yield from statements.of_region(template.forward)
+            yield from of_region(template.forward)
 
 
 def _section(module: str, texts: Sequence[str]) -> Iterator[str]:
