@@ -30,7 +30,7 @@ WALK = [
     *"cost mending compose remedies doctor".split(),
     *"codes scene catalogue".split(),
     *"eject.expressions eject.recording eject.sources eject.layout eject.names eject.parts eject.flow eject.regions".split(),
-    *"eject.sizing eject.forward eject.classes eject.places eject.constructors eject.statements eject.initial".split(),
+    *"eject.sizing eject.padding eject.forward eject.classes eject.places eject.constructors eject.statements eject.initial".split(),
     *"eject.runtime eject.file eject".split(),
 ]
 """Each may import those before it."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ import pytest
 import torch
 from teaching import HYBRIDS
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 import composer
 from composer.blueprint import shipped
@@ -47,7 +45,6 @@ CASES += [
 
 ALONE = """
 import importlib.util, json, sys, torch
-from torch.utils._pytree import tree_leaves
 
 class Blocked:
     def find_spec(self, name, path=None, target=None):

@@ -22,17 +22,20 @@ be found for is a `BlueprintError` (BP810) at its node.
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 from composer.compose import Blueprint
 from composer.eject.classes import Classes
 from composer.eject.expressions import things
 from composer.eject.file import Page
 from composer.eject.flow import Flow, flow
-from composer.eject.forward import Forward, Writer
+from composer.eject.forward import Forward, Writer, plain
 from composer.eject.names import Speech
+from composer.eject.padding import NAMES, Padding, padding
 from composer.eject.parts import Parts, parts, refused
 from composer.eject.recording import UnsaidError
 from composer.eject.regions import Key, Region, Regions, regions_of
-from composer.eject.runtime import parted
+from composer.eject.runtime import cropped, fitted, nearest, parted
 from composer.eject.sources import Sources
 from composer.inference import Step
 from composer.layouts import Part
@@ -44,14 +47,18 @@ def eject(blueprint: Blueprint) -> str:
     made = parts(program)
     try:
         steps = flow(program)
+        pads = padding(program, steps.program)
     except UnsaidError as fault:
         raise refused(None, fault) from None
     sources = taken(made, steps)
-    speech = Speech(sources, sources.settle())
-    forwards = written(steps, made, speech)
+    if pads is not None:
+        for thing in (nearest, fitted, cropped, Fraction):
+            sources.take(thing)
+    speech = Speech(sources, (*sources.settle(), *NAMES) if pads is not None else sources.settle())
+    forwards = written(steps, made, speech, pads)
     classes = Classes(forwards, speech)
     classes.instance(made.root)
-    return Page(steps.program, made, sources, speech, classes.settle(), frozenset(forwards)).text()
+    return Page(steps.program, made, sources, speech, classes.settle(), frozenset(forwards), pads).text()
 
 
 def taken(made: Parts, steps: Flow) -> Sources:
@@ -71,18 +78,18 @@ def taken(made: Parts, steps: Flow) -> Sources:
     return sources
 
 
-def written(steps: Flow, made: Parts, speech: Speech) -> dict[str, Forward]:
+def written(steps: Flow, made: Parts, speech: Speech, pads: Padding | None) -> dict[str, Forward]:
     """The forward pass of each class, by the address of its first module. A node that has no single one is none."""
     banned: frozenset[str] = frozenset()
     while True:
         root = Regions(steps, made, banned).root()
         regions = list(regions_of(root))
         classes = frozenset(r.module for r in regions if r.module)
-        writer = Writer(steps, made, speech, classes)
+        writer = Writer(steps, made, speech, classes, pads)
         found: dict[str, Forward] = {}
         bad = set(_called_alone(regions, classes))
         for region in regions:
-            names: dict[Key, str] = {i.id: i.name for i in steps.program.inputs} if region is root else {}
+            names: dict[Key, str] = {i.id: plain(i.name) for i in steps.program.inputs} if region is root else {}
             try:
                 forward = writer.forward(region, names, region is root)
             except UnsaidError as fault:

@@ -13,6 +13,7 @@ from composer.eject.expressions import Made
 from composer.eject.initial import function
 from composer.eject.layout import WIDTH, docstring
 from composer.eject.names import Speech, class_name
+from composer.eject.padding import Padding
 from composer.eject.parts import Parts
 from composer.eject.places import Places
 from composer.eject.sources import Import, Sources, roots_in
@@ -43,8 +44,9 @@ class Page:
         speech: Speech,
         templates: Sequence[Template],
         classes: frozenset[str],
+        pads: Padding | None = None,
     ):
-        self.program, self.sources, self.speech, self.templates = program, sources, speech, templates
+        self.program, self.sources, self.speech, self.templates, self.pads = program, sources, speech, templates, pads
         self.blueprint = program.graph.blueprint
         self.places = Places(program.graph, parts)
         self.constructors = Constructors(parts, self.places, Said(speech), classes)
@@ -54,6 +56,7 @@ class Page:
         for template in self.templates:
             template.name = self.speech.fresh(self._named(template))
         chunks = ["\n".join(_section(module, texts)) for module, texts in self.sources.sections()]
+        chunks += [self.pads.table()] if self.pads is not None else []
         chunks += ["\n".join(self._written(t)) for t in self.templates]
         chunks += function(self.blueprint.init)
         body = "\n\n\n".join(chunks)

@@ -21,12 +21,14 @@ from composer.eject.expressions import Literal, Made, Thing, written
 from composer.eject.flow import TRAINING, Flow
 from composer.eject.layout import Bracketed, Text
 from composer.eject.names import Speech
+from composer.eject.padding import Padding
 from composer.eject.parts import Part, Parts
 from composer.eject.recording import UnsaidError
 from composer.eject.regions import Grid, Key, Region, last_reads, outputs, reads, restored
 from composer.eject.sizing import axis_name, python
 from composer.inference import Step, is_move
 from composer.layouts import Flatten, ToFirst, ToLast
+from composer.liveness import ids_of
 
 NEAR = 7
 """A value that is read so many items later still counts as what flows straight on."""
@@ -34,12 +36,13 @@ NEAR = 7
 
 @dataclass(frozen=True)
 class Statement:
-    """`target = text`, under a condition if there is one. `path` is the module that it calls, as words."""
+    """`target = text`, under a condition if there is one. `path` is how it reaches the `module` that it calls."""
 
     target: str
     text: Text
     test: str = ""
     path: tuple[str, ...] = ()
+    module: str = field(default="", compare=False)
     step: Step | None = field(default=None, compare=False)
     body: Statement | None = None
     """What a loop does: then `target` is its variable and `text` what it goes through."""
@@ -58,8 +61,10 @@ class Forward:
 class Writer:
     """Writes forward passes of one network."""
 
-    def __init__(self, flow: Flow, parts: Parts, speech: Speech, classes: frozenset[str]):
-        self.flow, self.parts, self.speech, self.classes = flow, parts, speech, classes
+    def __init__(
+        self, flow: Flow, parts: Parts, speech: Speech, classes: frozenset[str], padding: Padding | None = None
+    ):
+        self.flow, self.parts, self.speech, self.classes, self.padding = flow, parts, speech, classes, padding
 
     def forward(self, region: Region, names: Mapping[Key, str] | None = None, root: bool = False) -> Forward:
         """The forward pass of a region; `names` are those of its inputs, if they have names already."""
@@ -82,6 +87,7 @@ class _Body:
         for key in region.inputs:
             self._argue(key, names.get(key))
         if root:
+            self._fit()
             self._measure()
 
     def _argue(self, key: Key, name: str | None) -> None:
@@ -95,6 +101,24 @@ class _Body:
         else:
             absent = self.w.flow.when[key] - self.region.when
             self.arguments.append((name, f"{self.w.flow.type_of(key)}{' | None' * bool(absent)}"))
+
+    def _fit(self) -> None:
+        """The inputs brought to sizes that are valid."""
+        if self.w.padding is not None:
+            for target, text, test in self.w.padding.before([name for name, _ in self.arguments]):
+                self.statements.append(Statement(target, text, test))
+
+    def _crop(self) -> None:
+        """The outputs brought back."""
+        names = {i: o.name for o in self.w.flow.program.outputs for i in ids_of(o.ids)}
+        for value in self.region.outputs:
+            text = self.w.padding.after(value, self.text[value]) if self.w.padding is not None else None
+            if text is not None:
+                said, test = self.text[value], "self.training" * bool(self.w.flow.when[value])
+                held = said.isidentifier() and sum(t == said for t in self.text.values()) == 1
+                name = said if held else self._fresh(plain(names[value]), set(self.text.values()))
+                self.statements.append(Statement(name, text, test))
+                self.text[value] = name
 
     def _measure(self) -> None:
         """The grids that are restored later, from the shapes of the inputs."""
@@ -137,6 +161,8 @@ class _Body:
                 self._called(place, item)
             else:
                 self._stepped(place, item)
+        if self.root:
+            self._crop()
         flow, always = self.w.flow, self.region.when
         types = tuple(f"{flow.type_of(i)}{' | None' * bool(flow.when[i] - always)}" for i in self.region.outputs)
         returned = tuple(self.text[i] for i in self.region.outputs)
@@ -149,7 +175,7 @@ class _Body:
         test = self._test(item)
         targets = [self._name(place, item, i, first=n == 0) for n, i in enumerate(item.outputs)]
         text = Bracketed(f"{_said(path)}(", arguments, ")")
-        self.statements.append(Statement(", ".join(targets), text, test, path))
+        self.statements.append(Statement(", ".join(targets), text, test, path, item.module))
 
     def _stepped(self, place: int, step: Step) -> None:
         part = self.w.parts.by_module.get(step.module)
@@ -161,7 +187,8 @@ class _Body:
         test = self._test(step)
         used = [i for i in step.outputs if i in self.last]
         target = self._name(place, step, step.outputs[0]) if step.keys is None else self._several(place, step, used)
-        self.statements.append(Statement(target, text, test, path, None if is_move(step.module) else step))
+        shown = None if is_move(step.module) else step
+        self.statements.append(Statement(target, text, test, path, step.module if path else "", shown))
 
     def _several(self, place: int, step: Step, used: Sequence[int]) -> str:
         """A step with several values: one name, and each value as an item of it."""
@@ -356,8 +383,13 @@ def _word(address: str, inside: str) -> str:
         end -= 1
     word = re.sub(r"\W", "_", words[end - 1].lower()) + "_".join(words[end:])
     word = word if not word[0].isdigit() else f"_{word}"
-    clash = keyword.iskeyword(word) or hasattr(builtins, word) or word in ("self", "l")
-    return f"{word}_" if clash else word
+    return f"{word}_" if hasattr(builtins, word) or word == "l" else plain(word)
+
+
+def plain(word: str) -> str:
+    """A word that Python takes as a name."""
+    word = re.sub(r"\W", "_", word)
+    return f"{word}_" if keyword.iskeyword(word) or word in ("self", "torch", "nn", "functional") else word
 
 
 def _shortened(
@@ -380,7 +412,7 @@ def _looped(statements: Sequence[Statement], parts: Parts, module: str) -> Itera
         if count > 1:
             first = statements[place]
             base, rest = first.path[: first.path.index("[0]")], first.path[first.path.index("[0]") + 1 :]
-            name = _singular(base[-1].strip("."))
+            name = _singular(re.sub(r"\W|get_submodule", "", base[-1]))
             name = name if all(name != s.target for s in statements) else f"{name}_"
             text = replace(first.text, head=f"{name}{''.join(rest)}(")  # type: ignore[type-var]
             yield Statement(name, _said(base), body=Statement(first.target, text))
@@ -396,9 +428,8 @@ def _copies(statements: Sequence[Statement], place: int, parts: Parts, module: s
     if "[0]" not in first.path or first.test or not isinstance(first.text, Bracketed) or first.path[0] == "[0]":
         return 0
     at = first.path.index("[0]")
-    node = parts.node(module)
-    for word in first.path[:at]:
-        node = node.children[word.strip('.[]"')]
+    words = first.module[len(module) :].strip(".").split(".")[:at]
+    node = parts.node(".".join(filter(None, (module, *words))))
     size = len(node.children)
     if not node.is_list or size != len(node.numbers) or place + size > len(statements):
         return 0

@@ -55,7 +55,7 @@ class Places:
         body = self.bodies.get(nodes[0])
         said = pattern(nodes) + self._lines(nodes)
         doc = inspect.getdoc(type(body.block)) if isinstance(body, Call) else None
-        plain = re.sub(r"\s*\([^)]*\)", "", " ".join((doc or "").split("\n\n")[0].split()))
+        plain = re.sub(r"\s+\([^()]*\)", "", " ".join((doc or "").split("\n\n")[0].split()))
         sentence = re.split(r"[.:;](?:\s|$)", plain)[0]
         whole = f"{said}: {sentence}." if sentence else f"{said}."
         return whole if len(whole) < WIDTH - 10 else f"{said}."

@@ -21,7 +21,7 @@ def python(size: Size, names: Mapping[str, str]) -> str:
         return str(size)
     text = ""
     for monomial, coefficient in size.terms:
-        several = len(monomial) > 1 or abs(coefficient) != 1
+        several = len(monomial) > 1 or coefficient != 1
         words = [_atom(atom, names, several) for atom in monomial]
         words = [str(abs(coefficient))] * (abs(coefficient) != 1) + words
         sign = "-" if coefficient < 0 else "+"

@@ -117,7 +117,9 @@ class Sources:
         if module == "builtins":
             return
         if module is None or "<" in name:
-            raise UnsaidError(f"`{name}` is defined inside of a function, so its source does not stand by itself")
+            outer, _, inner = name.partition(".<locals>.")
+            what = "a lambda" if inner == "<lambda>" else f"`{inner or name}`"
+            raise UnsaidError(f"{what} is defined inside of `{outer or module}`, so its text does not stand by itself")
         if module.partition(".")[0] in ALLOWED:
             self.imports.add((module, top, top))
         else:

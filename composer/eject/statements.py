@@ -23,7 +23,7 @@ def of_region(forward: Forward) -> Iterator[str]:
 
 def of_network(forward: Forward, program: Program) -> Iterator[str]:
     """The `forward` of the whole network: optional inputs may be left out, several outputs are a dictionary."""
-    yield from _head(_inputs(program), _result(program))
+    yield from _head(_inputs(forward, program), _result(program))
     texts = dict(zip(dict.fromkeys(i for o in program.outputs for i in ids_of(o.ids)), forward.returns, strict=True))
     if len(program.outputs) == 1:
         (output,) = program.outputs
@@ -46,11 +46,12 @@ def _head(arguments: Sequence[str], result: str) -> Iterator[str]:
     yield from laid("", Bracketed("def forward(", ("self", *arguments), f") -> {result}:"), "", 4)
 
 
-def _inputs(program: Program) -> list[str]:
+def _inputs(forward: Forward, program: Program) -> list[str]:
     """After one that may be left out all can be."""
     optional = [i.optional for i in program.inputs]
     may = [any(optional[: k + 1]) for k in range(len(optional))]
-    return [f"{i.name}: Tensor{' | None = None' * m}" for i, m in zip(program.inputs, may, strict=True)]
+    names = [name for name, _ in forward.arguments]
+    return [f"{name}: Tensor{' | None = None' * m}" for name, m in zip(names, may, strict=True)]
 
 
 def _result(program: Program) -> str:
