@@ -36,7 +36,7 @@ class Padding:
 
     def before(self, names: Sequence[str]) -> Iterator[tuple[str, Text, str]]:
         """Target, text and condition of the statements in front; `names` are those of the inputs."""
-        places = {}
+        places: dict[str, str] = {}
         for spec, name in zip(self.program.inputs, names, strict=True):
             for k, axis in enumerate(spec.axes, 2) if not spec.optional else ():
                 places.setdefault(axis, f"{written(axis)}: {name}.shape[{k}]")

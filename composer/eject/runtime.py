@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from itertools import product
 from math import prod
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,9 +20,10 @@ def parted(x: Tensor, grids: list[tuple[int, ...]]) -> list[Tensor]:
     return [piece.reshape(x.shape[0], *grid, x.shape[-1]) for piece, grid in zip(pieces, grids, strict=True)]
 
 
-def nearest(
-    fed: dict[str, int], rules: Sequence[tuple[tuple[str, ...], Callable[..., Any]]], up: bool
-) -> dict[str, int]:
+Rules = Sequence[tuple[tuple[str, ...], list[Callable[..., bool]]]]
+
+
+def nearest(fed: dict[str, int], rules: Rules, up: bool) -> dict[str, int]:
     """The valid sizes nearest to those fed, none smaller if `up`, else none larger; those fed where there are none."""
     found = dict(fed)
     for axes, asked in rules:
