@@ -65,12 +65,12 @@ class Constructors:
     def _whole(self, node: Node, lines: _Lines) -> tuple[Text, str]:
         """What makes a module, a list with all that it counts, and the comment."""
         if node.address in lines.texts:
-            return lines.texts[node.address], self.places.note(node, lines.template)
+            return lines.texts[node.address], self.places.note(node.address, lines.template)
         if not node.is_list:
             return "nn.ModuleDict()" if node.is_dictionary else "nn.Module()", ""
         counted = [node.children[n] for n in node.numbers]
         items = [self._whole(c, lines) for c in counted]
-        note = self.places.note(counted[0], lines.template, over=len(counted)) if items[0][1] else ""
+        note = self.places.note(counted[0].address, lines.template, over=len(counted)) if items[0][1] else ""
         alike = len(items) > 1 and len({str(text) for text, _ in items}) == 1 and " for " not in str(items[0][0])
         if alike:
             return Bracketed("nn.ModuleList(", (Repeated(items[0][0], len(items)),), ")"), note

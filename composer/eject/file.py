@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import PurePath
 
@@ -48,7 +49,7 @@ class Page:
     ):
         self.program, self.sources, self.speech, self.templates, self.pads = program, sources, speech, templates, pads
         self.blueprint = program.graph.blueprint
-        self.places = Places(program.graph, parts)
+        self.places = Places(program)
         self.constructors = Constructors(parts, self.places, Said(speech), classes)
 
     def text(self) -> str:
@@ -122,10 +123,8 @@ class Page:
         yield from self.constructors.text(template)
         yield from ["        initialize(self)"] if root and self.blueprint.init else []
         yield ""
-        if root:
-            yield from of_network(template.forward, self.program)
-        else:
-            yield from of_region(template.forward)
+        note = partial(self.places.note, template=template)
+        yield from of_network(template.forward, note, self.program) if root else of_region(template.forward, note)
 
 
 def _section(module: str, texts: Sequence[str]) -> Iterator[str]:

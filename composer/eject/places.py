@@ -7,12 +7,10 @@ import re
 from collections.abc import Iterable
 from pathlib import PurePath
 
-from composer.diagnostics import Span
 from composer.eject.classes import Template
 from composer.eject.layout import WIDTH
-from composer.eject.parts import Node, Parts
-from composer.graph import Call, Graph
-from composer.inference import Step
+from composer.graph import Call
+from composer.inference import Program
 from composer.usage import walk
 
 MOST = 3
@@ -22,25 +20,23 @@ MOST = 3
 class Places:
     """The nodes of a network and where they are written."""
 
-    def __init__(self, graph: Graph, parts: Parts):
-        self.parts, self.blueprint = parts, graph.blueprint
-        self.bodies = {b.address: b for m in graph.members for b in walk(m)}
+    def __init__(self, program: Program):
+        self.blueprint = program.graph.blueprint
+        self.bodies = {b.address: b for m in program.graph.members for b in walk(m)}
+        self.spans = {s.address: s.span for s in program.steps}
 
     def of(self, address: str) -> str:
-        """The file and line of a node: its own, or that of the module there."""
-        span = getattr(self.bodies.get(address), "span", None)
-        if span is not None:
-            return _line(span)
-        try:
-            step = self.parts.node(address).step
-        except KeyError:
-            return ""
-        return _line(step.span) if step is not None and step.span is not None else ""
+        """The file and line of a node: its own, or that of the step there."""
+        span = getattr(self.bodies.get(address), "span", None) or self.spans.get(address)
+        return f"{PurePath(span.source.name).name.strip('<>')}:{span.line}" if span is not None else ""
 
-    def note(self, node: Node, template: Template, over: int = 1) -> str:
-        """A module in all instances of a class, or `over` so many items of a list; a class of several places names
-        them itself."""
-        rest = node.address[len(template.instances[0].node.address) :]
+    def note(self, address: str, template: Template, over: int = 1) -> str:
+        """What stands at an address in the first instance of a class, in all instances, or `over` so many items of a
+        list. A class of several places names them itself."""
+        start = template.instances[0].node.address
+        if start and not address.startswith(f"{start}."):
+            return address + self._lines([address])
+        rest = address[len(start) :]
         rests = [f"{rest.rpartition('.')[0]}.{k}" for k in range(over)] if over > 1 else [rest]
         nodes = [(t.node.address + r).strip(".") for t in template.instances for r in rests]
         shown = pattern(nodes)
@@ -70,12 +66,6 @@ class Places:
         return f" ({said})" if said else ""
 
 
-def step_note(step: Step) -> str:
-    """A step that has no module, such as a sum."""
-    place = f" ({_line(step.span)})" if step.span is not None else ""
-    return ".".join("*" if w.isdigit() else w for w in step.address.split(".")) + place
-
-
 def pattern(addresses: Iterable[str]) -> str:
     """Globs for some addresses: one for those that differ in numbers alone."""
     alike: dict[tuple[str, ...], list[list[str]]] = {}
@@ -87,7 +77,3 @@ def pattern(addresses: Iterable[str]) -> str:
         for group in alike.values()
     ]
     return ", ".join(globs[:MOST]) + (f" and {len(globs) - MOST} more" if len(globs) > MOST else "")
-
-
-def _line(span: Span) -> str:
-    return f"{PurePath(span.source.name).name.strip('<>')}:{span.line}"

@@ -2,36 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from composer.eject.expressions import written
 from composer.eject.forward import Forward, Statement
 from composer.eject.layout import WIDTH, Bracketed, Text, laid, noted
-from composer.eject.places import step_note
 from composer.inference import Program
 from composer.liveness import ids_of
 
+Note = Callable[[str], str]
+"""The comment about a node, by its address."""
 
-def of_region(forward: Forward) -> Iterator[str]:
+
+def of_region(forward: Forward, note: Note) -> Iterator[str]:
     """The `forward` of a node."""
     types = forward.types
     result = types[0] if len(types) == 1 else f"tuple[{', '.join(types)}]"
     yield from _head([f"{n}: {k}" for n, k in forward.arguments], result)
-    yield from _returning(forward.statements, ", ".join(forward.returns))
+    yield from _returning(forward.statements, note, ", ".join(forward.returns))
 
 
-def of_network(forward: Forward, program: Program) -> Iterator[str]:
+def of_network(forward: Forward, note: Note, program: Program) -> Iterator[str]:
     """The `forward` of the whole network: optional inputs may be left out, several outputs are a dictionary."""
     yield from _head(_inputs(forward, program), _result(program))
     texts = dict(zip(dict.fromkeys(i for o in program.outputs for i in ids_of(o.ids)), forward.returns, strict=True))
     if len(program.outputs) == 1:
         (output,) = program.outputs
         text = _structure(output.ids, texts)
-        yield from _returning(forward.statements, f"{text} if self.training else None" if output.training else text)
+        yield from _returning(
+            forward.statements, note, f"{text} if self.training else None" if output.training else text
+        )
         return
     for statement in forward.statements:
-        yield from _statement(statement, 8)
+        yield from _statement(statement, note, 8)
     always = tuple(_pair(o.name, _structure(o.ids, texts)) for o in program.outputs if not o.training)
     later = {o.name: _structure(o.ids, texts) for o in program.outputs if o.training}
     yield from laid("results = " if later else "return ", Bracketed("{", always, "}"), "", 8)
@@ -61,39 +65,39 @@ def _result(program: Program) -> str:
     return "Tensor" if single and not program.outputs[0].training else "Any"
 
 
-def _returning(statements: Sequence[Statement], result: Text) -> Iterator[str]:
+def _returning(statements: Sequence[Statement], note: Note, result: Text) -> Iterator[str]:
     """Statements, the last of which may be what is returned."""
     last = statements[-1] if statements else None
     ends = last is not None and last.target == result and not last.test and last.body is None
     for statement in statements[:-1] if ends else statements:
-        yield from _statement(statement, 8)
+        yield from _statement(statement, note, 8)
     if ends and last is not None:
-        yield from noted(laid("return ", last.text, "", 8), _note(last), 8)
+        yield from noted(laid("return ", last.text, "", 8), _note(last, note), 8)
     else:
         yield from laid("return ", result, "", 8)
 
 
-def _statement(s: Statement, indent: int) -> Iterator[str]:
+def _statement(s: Statement, note: Note, indent: int) -> Iterator[str]:
     space = " " * indent
     if s.body is not None:
         yield f"{space}for {s.target} in {s.text}:"
-        yield from _statement(s.body, indent + 4)
+        yield from _statement(s.body, note, indent + 4)
     elif not s.test:
-        yield from noted(laid(f"{s.target} = ", s.text, "", indent), _note(s), indent)
+        yield from noted(laid(f"{s.target} = ", s.text, "", indent), _note(s, note), indent)
     else:
         nothing = "None" if "," not in s.target else f"({', '.join('None' for _ in s.target.split(','))})"
         line = f"{space}{s.target} = {s.text} if {s.test} else {nothing}"
         if len(line) <= WIDTH:
-            yield from noted([line], _note(s), indent)
+            yield from noted([line], _note(s, note), indent)
         else:
             yield f"{space}{s.target} = {nothing}"
             yield f"{space}if {s.test}:"
-            yield from noted(laid(f"{s.target} = ", s.text, "", indent + 4), _note(s), indent + 4)
+            yield from noted(laid(f"{s.target} = ", s.text, "", indent + 4), _note(s, note), indent + 4)
 
 
-def _note(statement: Statement) -> str:
+def _note(statement: Statement, note: Note) -> str:
     """A comment where no module has one."""
-    return step_note(statement.step) if statement.step is not None and not statement.path else ""
+    return note(statement.step.address) if statement.step is not None and not statement.path else ""
 
 
 def _pair(name: str, text: Text) -> Text:
