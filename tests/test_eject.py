@@ -329,23 +329,30 @@ def test_ejecting_twice_gives_the_same_text(vit: str) -> None:
     assert eject(composer.load("vit", **VIT)) == vit
 
 
-@pytest.mark.parametrize("fill", FILLS)
-@pytest.mark.parametrize("numbers", ["", "(0.5)", "(0.25, 0.75)"])
-def test_every_filling_can_be_said(fill: str, numbers: str) -> None:
-    """`init:` as a function of torch alone fills the same numbers as Composer's."""
-    count = numbers.count(",") + 1 if numbers else 0
-    least, most = {"constant": (1, 1), "values": (2, 2), "normal": (0, 2), "uniform": (0, 2)}.get(fill, (0, 1))
-    most = 0 if fill in ("zeros", "ones", "xavier_uniform", "xavier_normal") and fill[0] in "zo" else most
-    if not least <= count <= most:
-        pytest.skip("not a number of arguments that it takes")
-    mine, theirs = (torch.zeros(2) if fill == "values" else torch.zeros(4, 3) for _ in range(2))
-    torch.manual_seed(0)
+FILLINGS = [
+    *("zeros", "ones", "constant(0.5)", "values(0.25, 0.75)", "normal", "normal(0.5)", "normal(0.25, 0.75)"),
+    *("trunc_normal", "trunc_normal(0.5)", "uniform", "uniform(-0.5)", "uniform(0.25, 0.75)"),
+    *("xavier_uniform", "xavier_uniform(0.5)", "xavier_normal", "xavier_normal(0.5)"),
+    *("kaiming_normal", "kaiming_normal(0.5)", "kaiming_uniform", "kaiming_uniform(0.5)"),
+    *("kaiming_fan_out", "kaiming_fan_out(0.5)"),
+]
+
+
+@pytest.mark.parametrize("filling", FILLINGS)
+def test_every_filling_can_be_said(filling: str) -> None:
+    """A function of torch alone fills the same numbers as Composer's."""
+    mine, theirs = (torch.zeros(2) if filling.startswith("values") else torch.zeros(4, 3) for _ in range(2))
     with torch.no_grad():
-        eval(filled(f"{fill}{numbers}"), {"nn": nn, "torch": torch})(mine)
         torch.manual_seed(0)
-        rule = Rule({"at": "**", "weight": f"{fill}{numbers}"}, None)
-        rule.fills["weight"](theirs)
+        eval(filled(filling), {"nn": nn, "torch": torch})(mine)
+        torch.manual_seed(0)
+        Rule({"at": "**", "weight": filling}, None).fills["weight"](theirs)
     assert torch.equal(mine, theirs)
+    assert mine.any() or filling == "zeros"
+
+
+def test_no_filling_is_forgotten() -> None:
+    assert {f.partition("(")[0] for f in FILLINGS} == set(FILLS)
 
 
 BLOCK = """\

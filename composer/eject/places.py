@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable
 from pathlib import PurePath
 
+from composer.addresses import is_prefix
 from composer.eject.classes import Template
 from composer.eject.layout import WIDTH
 from composer.graph import Call
@@ -34,13 +35,13 @@ class Places:
         """What stands at an address in the first instance of a class, in all instances, or `over` so many items of a
         list. A class of several places names them itself."""
         start = template.instances[0].node.address
-        if start and not address.startswith(f"{start}."):
+        if start and not is_prefix(start, address):
             return address + self._lines([address])
         rest = address[len(start) :]
         rests = [f"{rest.rpartition('.')[0]}.{k}" for k in range(over)] if over > 1 else [rest]
         nodes = [(t.node.address + r).strip(".") for t in template.instances for r in rests]
         shown = pattern(nodes)
-        shown = shown if "," not in shown else f"….{rest.strip('.')}"
+        shown = shown if "," not in shown else f"….{rest.strip('.')}".rstrip(".")
         return f"{shown}{self._lines(nodes)}"
 
     def about(self, template: Template) -> str:
