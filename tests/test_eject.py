@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import subprocess
@@ -21,7 +22,12 @@ from composer.addresses import Pattern
 from composer.blueprint import parse_overrides, shipped
 from composer.cli.main import run
 from composer.eject import eject
+from composer.eject.classes import Said
+from composer.eject.expressions import things
 from composer.eject.initial import filled
+from composer.eject.names import Speech
+from composer.eject.recording import Recording
+from composer.eject.sources import Sources, globals_of
 from composer.graph import Call
 from composer.inference import is_move
 from composer.init import FILLS, Rule
@@ -356,9 +362,15 @@ def test_no_filling_is_forgotten() -> None:
 
 
 BLOCK = """\
+import enum
+
 import composer
 import numpy
 from torch import nn
+
+
+class Level(enum.IntEnum):
+    LOW = 1
 
 
 def grown(x):
@@ -383,8 +395,17 @@ REFUSED = {
     "class Own(nn.Module): pass\n        return Own()": "`Own` is defined inside of `Mine.build`",
     "return grown": "needs `numpy`, and an ejected file has torch alone",
     "made = nn.PReLU()\n        made.weight.data.fill_(3)\n        made.tag = 3\n        return made": "changes the `PReLU` after",
+    "return nn.Threshold(Level.LOW, 1)": "is made with `<Level.LOW: 1>`, which is no literal",
     "return nn.Parameter(__import__('torch').zeros(2))": "a parameter by itself",
 }
+
+
+def refused(blueprint: composer.Blueprint) -> composer.Diagnostic:
+    with pytest.raises(composer.BlueprintError) as fault:
+        eject(blueprint)
+    (said,) = fault.value.diagnostics
+    assert said.code == "BP810"
+    return said
 
 
 @pytest.mark.parametrize("build", REFUSED)
@@ -393,13 +414,65 @@ def test_what_has_no_text_is_refused_at_its_node(build: str, tmp_path: Path) -> 
         "blueprint: 1\nname: net\ninputs: {image: {type: B 2 H W, size: [4, 4]}}\ngraph:\n  half: lab.mine\n"
         "outputs: {half: half}\n"
     )
-    blueprint = with_plugin(tmp_path, BLOCK.format(build), str(tmp_path / "net.yaml"), [])
-    with pytest.raises(composer.BlueprintError) as fault:
-        eject(blueprint)
-    (said,) = fault.value.diagnostics
-    assert (said.code, said.span and said.span.line) == ("BP810", 5)
+    said = refused(with_plugin(tmp_path, BLOCK.format(build), str(tmp_path / "net.yaml"), []))
+    assert said.span
+    assert said.span.line == 5
     assert "`lab.mine` at `half` cannot be ejected: " in said.message
     assert REFUSED[build] in said.message
+
+
+def test_what_is_no_module_cannot_be_counted(tmp_path: Path) -> None:
+    (tmp_path / "net.yaml").write_text(
+        "blueprint: 1\nname: net\ninputs: {image: {type: B 2 H W, size: [4, 4]}}\ngraph:\n  half: {repeat: 2, use: lab.mine}\n"
+        "outputs: {half: half}\n"
+    )
+    text = BLOCK.format("return Half()") + "\n\nclass Half:\n    def __call__(self, x):\n        return x / 2\n"
+    said = refused(with_plugin(tmp_path, text, str(tmp_path / "net.yaml"), []))
+    assert "`lab.mine` at `half.0` cannot be ejected: it is no module" in said.message
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("def f(a, b=B): return a + c", {"B", "c"}),
+        ("def f(x: T) -> R:\n    a = x\n    return [a + b for b in c if b]", {"T", "R", "c"}),
+        ("def f():\n    global g\n    g = 1\n    return g", {"g"}),
+        ("class C(Base):\n    y = 1\n    z: T = y\n    def f(self): return y", {"Base", "T", "y"}),
+        ("def f(x):\n    def inner(): return x + out\n    return inner", {"out"}),
+        ("def f(offsets):\n    return (lambda s: s + t + offsets)(u)", {"t", "u"}),
+        ("A = {k: v for k, v in B.items()}", {"B"}),
+    ],
+)
+def test_names_that_mean_something_outside(text: str, found: set[str]) -> None:
+    (statement,) = ast.parse(text).body
+    assert {n.id for n in globals_of(statement)} == found
+
+
+@pytest.mark.parametrize(
+    ("build", "text"),
+    [
+        (lambda: nn.Conv2d(3, 4, (3, 3), padding=(1, 1)), "nn.Conv2d(3, 4, 3, padding=1)"),
+        (lambda: nn.Conv3d(3, 4, (1, 3, 3), bias=False), "nn.Conv3d(3, 4, (1, 3, 3), bias=False)"),
+        (lambda: nn.Dropout(0.5), "nn.Dropout()"),
+        (
+            lambda: nn.Sequential(nn.Linear(2, 3), nn.GELU("tanh")),
+            'nn.Sequential(nn.Linear(2, 3), nn.GELU(approximate="tanh"))',
+        ),
+        (lambda: nn.LayerNorm(torch.Size([2, 3])), "nn.LayerNorm((2, 3))"),
+        (lambda: nn.Hardtanh(float("-inf"), 1.0), 'nn.Hardtanh(min_val=float("-inf"))'),
+        (lambda: partial(nn.functional.hardtanh, min_val=-2.0), "partial(functional.hardtanh, min_val=-2.0)"),
+        (lambda: torch.Tensor.detach, "torch.Tensor.detach"),
+    ],
+)
+def test_an_object_is_said_as_it_was_made(build: Callable[[], Any], text: str) -> None:
+    with Recording(build) as recording:
+        made = build()
+    expression = recording.expression(made)
+    sources = Sources()
+    for thing in things(expression):
+        sources.take(thing)
+    said = Said(Speech(sources, sources.settle()))
+    assert str(said.expression(expression, iter([None] * 20))) == text
 
 
 def test_the_command_writes_a_file_or_the_text(tmp_path: Path, capsys: pytest.CaptureFixture[str], vit: str) -> None:

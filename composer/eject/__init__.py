@@ -54,7 +54,11 @@ def eject(blueprint: Blueprint) -> str:
     if pads is not None:
         for thing in (nearest, fitted, cropped, Fraction):
             sources.take(thing)
-    speech = Speech(sources, (*sources.settle(), *NAMES) if pads is not None else sources.settle())
+    try:
+        names = sources.settle()
+    except UnsaidError as fault:
+        raise refused(None, fault) from None
+    speech = Speech(sources, (*names, *NAMES))
     forwards = written(steps, made, speech, pads)
     classes = Classes(forwards, speech)
     classes.instance(made.root)

@@ -72,7 +72,13 @@ class Writer:
 
 
 class _Body:
-    """One forward pass while it is written: `text` is how each value is said, `owner` whose name it has."""
+    """One forward pass while it is written.
+
+    text     how each value is said
+    holders  the values that have a name, or had it
+    made     the place of the item that made each value; `since` is that of the last `x`
+    shaky    values that are items of one which may be None, and when
+    """
 
     def __init__(self, writer: Writer, region: Region, names: dict[Key, str], root: bool):
         self.w, self.region, self.root = writer, region, root
@@ -166,7 +172,8 @@ class _Body:
         flow, always = self.w.flow, self.region.when
         types = tuple(f"{flow.type_of(i)}{' | None' * bool(flow.when[i] - always)}" for i in self.region.outputs)
         returned = tuple(self.text[i] for i in self.region.outputs)
-        statements = tuple(_looped(self.statements, self.w.parts, self.region.module))
+        taken = {n for n, _ in self.arguments} | set(self.holders) | self.w.speech.reserved
+        statements = tuple(_looped(self.statements, self.w.parts, self.region.module, taken))
         return Forward(tuple(self.arguments), statements, returned, types)
 
     def _called(self, place: int, item: Region) -> None:
@@ -364,13 +371,9 @@ def _port(region: Region, key: Key) -> str:
 def _maker(item: Step | Region, value: int) -> str:
     """The address of the step that makes a value."""
     if isinstance(item, Region) and len(item.outputs) > 1:
-        inner = next(i for i in item.items if value in outputs(i) or _holds(i, value))
+        inner = next(i for i in item.items if value in outputs(i))
         return _maker(inner, value) if isinstance(inner, Region) else inner.address
     return item.address
-
-
-def _holds(item: Step | Region, value: int) -> bool:
-    return value in item.outputs
 
 
 def _word(address: str, inside: str) -> str:
@@ -404,8 +407,8 @@ def _shortened(
     return tuple(kept), {k: v for k, v in named.items() if v != "None" or k not in usual}
 
 
-def _looped(statements: Sequence[Statement], parts: Parts, module: str) -> Iterator[Statement]:
-    """Statements, those that run through all of a list as a loop."""
+def _looped(statements: Sequence[Statement], parts: Parts, module: str, taken: set[str]) -> Iterator[Statement]:
+    """Statements, those that run through all of a list as a loop, whose variable has a name that is not `taken`."""
     place = 0
     while place < len(statements):
         count = _copies(statements, place, parts, module)
@@ -413,7 +416,7 @@ def _looped(statements: Sequence[Statement], parts: Parts, module: str) -> Itera
             first = statements[place]
             base, rest = first.path[: first.path.index("[0]")], first.path[first.path.index("[0]") + 1 :]
             name = _singular(re.sub(r"\W|get_submodule", "", base[-1]))
-            name = name if all(name != s.target for s in statements) else f"{name}_"
+            name = f"{name}_" if name in taken else name
             text = replace(first.text, head=f"{name}{''.join(rest)}(")  # type: ignore[type-var]
             yield Statement(name, _said(base), body=Statement(first.target, text))
             place += count

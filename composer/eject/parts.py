@@ -85,7 +85,18 @@ def parts(program: Program) -> Parts:
                 part = known[step.module] = _part(step, each.built)
                 if part.kind != "function":
                     _place(root, step, part)
+    for node in root.walk():
+        if _stands_among_modules(node):
+            raise refused(node.step, UnsaidError("it is no module, and stands where only modules can stand"))
     return Parts(root, known)
+
+
+def _stands_among_modules(node: Node) -> bool:
+    """Whether what is called like a function is counted, or has modules below it."""
+    if node.part is None or node.part.kind != "object":
+        return False
+    below = (n.part.kind for n in node.walk() if n.part is not None)
+    return node.address.rpartition(".")[2].isdigit() or any(kind != "object" for kind in below)
 
 
 def _place(root: Node, step: Step, part: Part) -> None:

@@ -8,6 +8,7 @@ it, if there is one.
 
 from __future__ import annotations
 
+import enum
 import functools
 import inspect
 import sys
@@ -58,7 +59,7 @@ class Recording:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        sys.setprofile(self._before)
+        sys.setprofile(self._before if callable(self._before) else None)  # one of cProfile cannot be set again
         self._root = None
         self._open.clear()
 
@@ -121,7 +122,7 @@ class Recording:
 
     def _other(self, value: Any) -> Expression:
         if isinstance(value, PLAIN):
-            return Literal(value)
+            return _literal(value)
         if isinstance(value, torch.Size):
             value = tuple(value)
         if type(value) in (list, tuple):
@@ -140,6 +141,14 @@ class Recording:
         if not isinstance(value, (nn.Module, torch.Tensor)) and not getattr(value, "__dict__", True):
             return Made(type(value))
         raise UnsaidError(f"a `{type(value).__name__}` is made in it that no expression can name")
+
+
+def _literal(value: Any) -> Expression:
+    """A number or a text, also one of a class derived from these, unless that is a list of named values."""
+    if isinstance(value, enum.Enum):
+        raise UnsaidError(f"it is made with `{value!r}`, which is no literal")
+    base = next((t for t in (bool, int, float, str) if isinstance(value, t)), None)
+    return Literal(value if base is None else base(value))
 
 
 CONTAINERS = (tuple, list, dict)

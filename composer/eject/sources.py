@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import importlib
 import inspect
 import re
 import sys
@@ -171,7 +172,8 @@ class Sources:
 
     def settle(self) -> set[str]:
         """Give every definition its name in the file; the names that are taken."""
-        names = {i[2] for i in self.imports}
+        names = {i[2] for i in self.imports} | set(IMPORTS) | {"Tensor"}
+        self._agree()
         owners: dict[str, list[str]] = {}
         for module, file in self.files.items():
             for name in sorted(file.taken):
@@ -182,6 +184,16 @@ class Sources:
                 self._finals[module, name] = name if alone else _qualified(name, module, names | set(owners))
                 names.add(self._finals[module, name])
         return names
+
+    def _agree(self) -> None:
+        """Two files that import one name must mean one thing; it is imported once."""
+        meant: dict[str, tuple[Any, Import]] = {}
+        for each in sorted(self.imports):
+            found = importlib.import_module(each[0])
+            found = getattr(found, each[1]) if each[1] else sys.modules[each[0]]
+            if meant.setdefault(each[2], (found, each))[0] is not found:
+                raise UnsaidError(f"two of its files import different things as `{each[2]}`")
+        self.imports = {each for _, each in meant.values()}
 
     def said(self, thing: Any) -> str:
         """How a class or function is named in the file."""
