@@ -12,6 +12,7 @@ import keyword
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -90,6 +91,7 @@ class _Body:
         self.made: dict[Key, int] = {}
         self.shaky: dict[int, frozenset[str]] = {}
         self.since = 0
+        self.chains = dict(_chains(region.items, self.last))
         for key in region.inputs:
             self._argue(key, names.get(key))
         if root:
@@ -99,7 +101,8 @@ class _Body:
     def _argue(self, key: Key, name: str | None) -> None:
         taken = {n for n, _ in self.arguments}
         if name is None:
-            word = key.word if isinstance(key, Grid) else _port(self.region, key) if taken else "x"
+            port, needed = ("x", True) if isinstance(key, Grid) else _port(self.region, key)
+            word = key.word if isinstance(key, Grid) else port if taken or not needed else "x"
             name = self._fresh(word, taken)
         self._hold(key, name)
         if isinstance(key, Grid):
@@ -311,6 +314,11 @@ class _Body:
         """`x`, or the word of the node, or that with a number; what held the name is not needed any more."""
         if first and self._flows(place, item, values):
             return self._release("x", place)
+        if place in self.chains:
+            held = self.text[reads(item)[0]]
+            begins = self.chains[place] == place and held in {name for name, _ in self.arguments}
+            if held.isidentifier() and self._is_free(held, place) and not begins:
+                return self._release(held, place)
         name, number = word, 2
         while not self._is_free(name, place) or name in self.w.speech.reserved:
             name, number = f"{word}{'_' * word[-1].isdigit()}{number}", number + 1
@@ -331,6 +339,31 @@ class _Body:
         self.holders[name] = set()
         self.since = place if name == "x" else self.since
         return name
+
+
+def _chains(items: Sequence[Step | Region], last: Mapping[Any, int]) -> Iterator[tuple[int, int]]:
+    """The places of copies in a row, each of which reads what the one before it made and nobody else does; with each
+    the place of the first."""
+    start = 0
+    for place, (before, item) in enumerate(pairwise(items), 1):
+        if not _follows(before, item) or last[outputs(before)[0]] != place:
+            start = place
+        else:
+            yield from ((start, start), (place, start))
+
+
+def _follows(item: Step | Region, after: Step | Region) -> bool:
+    """Whether two items are neighbours in a list of modules, the second of which continues the first."""
+    mine, theirs = _counted(item.module), _counted(after.module)
+    if mine is None or theirs is None or theirs != (mine[0], mine[1] + 1):
+        return False
+    return outputs(item) == reads(after)[:1] and reads(item)[1:] == reads(after)[1:] and len(outputs(after)) == 1
+
+
+def _counted(module: str) -> tuple[str, int] | None:
+    """The list that an address is counted in, and its number."""
+    base, _, number = module.rpartition(".")
+    return (base, int(number)) if number.isdigit() else None
 
 
 def path(parts: Parts, start: str, module: str, classes: frozenset[str]) -> tuple[str, ...]:
@@ -355,8 +388,8 @@ def _said(words: Sequence[str]) -> str:
     return "self" + "".join(words)
 
 
-def _port(region: Region, key: Key) -> str:
-    """The name under which a value is read first."""
+def _port(region: Region, key: Key) -> tuple[str, bool]:
+    """The name under which a value is read first, and whether it must be there."""
     for item in region.items:
         if isinstance(item, Region):
             if key in item.inputs:
@@ -364,14 +397,18 @@ def _port(region: Region, key: Key) -> str:
         else:
             for port, value in item.inputs:
                 if key == value or (isinstance(value, tuple) and key in value):
-                    return _port(region, item.outputs[0]) if is_move(item.module) else port
-    return "x"
+                    moved = is_move(item.module)
+                    return _port(region, item.outputs[0]) if moved else (port, port in item.block.required)
+    return "x", True
 
 
 def _maker(item: Step | Region, value: int) -> str:
-    """The address of the step that makes a value."""
+    """The address of the step that makes a value, or its name where it makes several."""
     if isinstance(item, Region) and len(item.outputs) > 1:
         inner = next(i for i in item.items if value in outputs(i))
+        if isinstance(inner, Step) and inner.keys is not None:
+            key = inner.keys[inner.outputs.index(value)]
+            return key if isinstance(key, str) else inner.address
         return _maker(inner, value) if isinstance(inner, Region) else inner.address
     return item.address
 
