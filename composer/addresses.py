@@ -13,6 +13,11 @@ class Pattern:
         self.text = text
         self._expression = _compiled(text)
 
+    @property
+    def expression(self) -> str:
+        """The same as a regular expression."""
+        return self._expression.pattern
+
     def matches(self, address: str) -> bool:
         return self._expression.fullmatch(address) is not None
 

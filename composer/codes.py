@@ -792,6 +792,15 @@ _IMAGES = (
         exporter of a plugin fails.""",
     ),
     Code(
+        "BP810",
+        "a part that no Python file can hold",
+        """`composer eject` writes what blocks are made of as Python text: their classes as their authors wrote them and
+        the calls that make them. Here there is no such text: a class is defined inside of a function, its source is
+        not installed, it needs another package than torch, or `build` changes a module after making it. The message
+        names the node; swap it, or define what the block makes at the top of its file. `composer export` needs no
+        sources.""",
+    ),
+    Code(
         "BP820",
         "a list of cases that cannot be used",
         """Training reads its images from a list: a `dataset.json` of the Medical Segmentation Decathlon or of nnU-Net,

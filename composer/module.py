@@ -54,6 +54,21 @@ def build(program: Program, device: Any = None) -> Network:
     return network
 
 
+def built(step: Step, env: Mapping[str, int]) -> Any:
+    """What the block of a step builds at the size `env`. A fault of the block is said to be its own."""
+    types = {p: _at(t, env) for p, t in step.types.items()}
+    try:
+        made = step.block.build(**step.block.build_arguments(_Numbers(step.rank), types, step.layout))  # type: ignore[arg-type]
+    except BlueprintError:
+        raise
+    except Exception as fault:
+        text = f"`{step.block.name}` cannot be built at `{step.address}`: {type(fault).__name__}: {fault}"
+        place = raised_at(fault, type(step.block).__module__)
+        notes, help = (f"options: {step.block!r:.200}", f"at {place}"), ("tell the author of the block",)
+        raise PluginError(Diagnostic("BP604", text, step.span, notes=notes, help=help)) from fault
+    return made
+
+
 class Network(nn.Module):
     """A compiled blueprint.
 
@@ -92,16 +107,7 @@ class Network(nn.Module):
 
     def _built(self, step: Step, env: Mapping[str, int]) -> Home:
         """The module of a step, registered under its address."""
-        types = {p: _at(t, env) for p, t in step.types.items()}
-        try:
-            made = step.block.build(**step.block.build_arguments(_Numbers(step.rank), types, step.layout))  # type: ignore[arg-type]
-        except BlueprintError:
-            raise
-        except Exception as fault:
-            text = f"`{step.block.name}` cannot be built at `{step.address}`: {type(fault).__name__}: {fault}"
-            place = raised_at(fault, type(step.block).__module__)
-            notes, help = (f"options: {step.block!r:.200}", f"at {place}"), ("tell the author of the block",)
-            raise PluginError(Diagnostic("BP604", text, step.span, notes=notes, help=help)) from fault
+        made = built(step, env)
         if isinstance(made, nn.Parameter):
             owner = self._container(step.module.rpartition(".")[0])
             name = step.module.rpartition(".")[2]

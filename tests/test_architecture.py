@@ -29,6 +29,9 @@ WALK = [
     *"figures memory budget storages".split(),
     *"cost mending compose remedies doctor".split(),
     *"codes scene catalogue".split(),
+    *"eject.expressions eject.recording eject.sources eject.layout eject.names eject.parts eject.flow eject.regions".split(),
+    *"eject.sizing eject.padding eject.forward eject.classes eject.places eject.constructors eject.statements eject.initial".split(),
+    *"eject.runtime eject.file eject".split(),
     *"imaging segmenting training training.cases training.recipe training.store training.suiting".split(),
     *"training.patches training.objective lightning training.runs training.engine training.predicting training.scoring training.demonstration".split(),
 ]

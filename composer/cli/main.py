@@ -18,6 +18,7 @@ from composer.cli import (
     checking,
     common,
     costing,
+    ejecting,
     exporting,
     listing,
     locking,
@@ -67,6 +68,7 @@ predicting.add_to(app)
 changing.add_to(app)
 locking.add_to(app)
 exporting.add_to(app)
+ejecting.add_to(app)
 
 
 def main() -> None:
