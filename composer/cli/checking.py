@@ -39,6 +39,7 @@ def check(
     """Check names, wiring, types and sizes. Builds nothing."""
     from composer.sizes import summary
     from composer.strides import multiples
+    from composer.taps import attentions, fitting
 
     loaded = common.load(blueprint, overrides, plugin)
     program, missing = typed(loaded)
@@ -64,6 +65,8 @@ def check(
     print(f"  {inputs} -> {outputs}")
     for line in lines:
         print(f"  sizes  {line}")
+    if loaded.tap:
+        print(f"  taps   {', '.join(n.address for n in fitting(attentions(program), loaded.tap))}")
     if loaded.lock is not None:
         print(f"  lock   {loaded.lock.summary()}")
 
