@@ -15,6 +15,9 @@ y and a dictionary of tensors. In all three forms weights of a query are what it
     weights (B, windows, heads, n, n), cells (windows, n)      within windows: which cell each place is, -1 padding,
                                                                -2 and below tokens of the window
     weights (B, heads, N, S), places (B, heads, N, S, rank)    samples: 0 to 1 along each axis, scale by scale
+
+Of large maps nobody can hold all weights (of 128 × 128 cells and 8 heads 8.6 GB): asked for some queries, R of them
+instead of N, a module keeps its kernel and computes the weights of these beside it.
 """
 
 from __future__ import annotations
@@ -43,9 +46,11 @@ class Attention:
     """How one node weighed in one pass.
 
     weights   as the module says above, before dropout
-    queries, keys   what they stand on, sizes as in this pass: `grid` and `extra` tokens in front of it, `count` of those
-              without a grid, or `grids` of several scales. `keys` has more than one for samples of several maps
+    queries   what they stand on, in sizes of this pass: a `grid` and `extra` tokens in front of it, several `grids`,
+              or none and a `count`
+    keys      likewise; several where samples are taken from several maps
     cells, places   where keys of windows, and samples, lie
+    rows      the numbers of the queries that were asked for, if not all were
     """
 
     address: str
@@ -54,6 +59,7 @@ class Attention:
     keys: tuple[Type, ...]
     cells: Tensor | None = None
     places: Tensor | None = None
+    rows: tuple[int, ...] | None = None
 
     @property
     def grid(self) -> tuple[int, ...]:
@@ -84,7 +90,7 @@ class Attention:
         if not grids:
             return row, []
         parts = torch.split(row[:, extra:], [prod(g) for g in grids], 1)
-        return row[:, :extra], [p.unflatten(1, g) for p, g in zip(parts, grids, strict=True)]
+        return row[:, :extra], [torch.unflatten(p, 1, g) for p, g in zip(parts, grids, strict=True)]
 
     def _key_grids(self) -> list[tuple[int, ...]]:
         return [g for t in self.keys for g in self.grids(t)]
@@ -101,17 +107,27 @@ class Attention:
             said = f"queries on a grid of {' × '.join(map(str, grid))}" if grid else "queries without a grid"
         if not inside:
             raise _refusal(f"`{self.address}` has no query {query}: it has {said}")
-        return number
+        if self.rows is None or self.cells is not None:
+            return number
+        if number not in self.rows:
+            raise self._not_asked(number)
+        return self.rows.index(number)
+
+    def _not_asked(self, number: int) -> BlueprintError:
+        return _refusal(f"query {number} of `{self.address}` was not asked for, only {listing(self.rows or ())}")
 
     def _of_window(self, number: int, sample: int) -> tuple[Tensor, list[Tensor]]:
         assert self.cells is not None
-        window, place = (self.cells == number).nonzero()[0].tolist()
+        places = (self.cells == number).nonzero()
+        if not len(places):
+            raise self._not_asked(number)
+        window, place = places[0].tolist()
         row, cells = self.weights[sample, window, :, place], self.cells[window]
         extra = int((cells < -1).sum())
         made = row.new_zeros(row.shape[0], prod(self.grid))
         inside = cells >= 0
         made = made.index_add(1, cells[inside], row[:, inside])
-        return row[:, :extra], [made.unflatten(1, self.grid)]
+        return row[:, :extra], [torch.unflatten(made, 1, self.grid)]
 
     def _of_samples(self, number: int, sample: int) -> tuple[Tensor, list[Tensor]]:
         assert self.places is not None
@@ -140,7 +156,7 @@ def _spread(weights: Tensor, places: Tensor, grid: tuple[int, ...]) -> Tensor:
         for axis, n in enumerate(grid):
             index = index * n + cell[..., axis].clamp(0, n - 1).long()
         made = made.scatter_add(1, index, weights * share)
-    return made.unflatten(1, grid)
+    return torch.unflatten(made, 1, grid)
 
 
 def _refusal(text: str, *help: str) -> BlueprintError:
@@ -150,11 +166,26 @@ def _refusal(text: str, *help: str) -> BlueprintError:
 # --- plans ----------------------------------------------------------------------------------------------------------
 
 
-def tapped(plan: Any, nodes: Iterable[Node]) -> Any:
+Rows = tuple[int, ...] | None
+"""The numbers of the queries that are asked for; None for all."""
+
+
+def together(asked: Iterable[tuple[Node, Rows]]) -> dict[Node, Rows]:
+    """What several taps ask of each node: all queries, where one of them does."""
+    made: dict[Node, Rows] = {}
+    for node, rows in asked:
+        before = made.get(node, ())
+        made[node] = None if rows is None or before is None else tuple(dict.fromkeys((*before, *rows)))
+    return made
+
+
+def tapped(plan: Any, nodes: Mapping[Node, Rows]) -> Any:
     """A copy of a plan that also computes the weights of these nodes; `plan.taps` says in which slots they are."""
     wanted = {n.leaf: n.address for n in nodes}
+    asked = {n.leaf: rows for n, rows in nodes.items()}
     made = copy.copy(plan)
     made.calls, made.taps, slots = list(plan.calls), dict(plan.taps), {}
+    made.rows = {**{n.address: rows for n, rows in nodes.items()}, **plan.rows}
     for k, (address, call) in enumerate(zip(plan.addresses, plan.calls, strict=True)):
         module = call[_HOME][call[_NAME]]
         module = getattr(module, "__wrapped__", module)
@@ -162,7 +193,7 @@ def tapped(plan: Any, nodes: Iterable[Node]) -> Any:
         names = [address] if plain is None else plain.addresses
         new = {a: made.size + n for n, a in enumerate(a for a in names if a in wanted and wanted[a] not in plan.taps)}
         if new:
-            made.calls[k] = _asking(call, new[address]) if plain is None else _apart(call, plain, new)
+            made.calls[k] = _asking(call, new[address], asked[address]) if plain is None else _apart(call, new, asked)
             made.taps |= {_free(wanted[a], made.taps): slot for a, slot in new.items()}
             made.size, slots[k] = made.size + len(new), tuple(new.values())
     made.segments = [
@@ -178,18 +209,18 @@ def _free(address: str, taken: Mapping[str, int]) -> str:
     return f"{address}#{count + 1}" if count else address
 
 
-def _asking(call: Any, slot: int) -> Any:
+def _asking(call: Any, slot: int, rows: Rows) -> Any:
     """A call that also asks for weights, and puts them into a slot."""
     home, name, plain, reads, named, target, dead, at = call
     targets = ((_Y, target),) if isinstance(target, int) else target
-    return {"": _Asking(home, name)}, "", plain, reads, named, (*targets, (_WEIGHTS, slot)), dead, at
+    return {"": _Asking(home, name, rows)}, "", plain, reads, named, (*targets, (_WEIGHTS, slot)), dead, at
 
 
 class _Asking:
     """A module at work that is asked for its weights; looked up when it is called, as without a tap."""
 
-    def __init__(self, home: Mapping[str, Any], name: str):
-        self.home, self.name = home, name
+    def __init__(self, home: Mapping[str, Any], name: str, rows: Rows):
+        self.home, self.name, self.rows = home, name, rows
 
     @property
     def __wrapped__(self) -> Any:
@@ -197,17 +228,19 @@ class _Asking:
         return getattr(module, "__wrapped__", module)
 
     def __call__(self, *values: Any, **named: Any) -> dict[Any, Any]:
-        y, found = self.home[self.name](*values, need_weights=True, **named)
+        wanted = True if self.rows is None else torch.tensor(self.rows, device=values[0].device)
+        y, found = self.home[self.name](*values, need_weights=wanted, **named)
         several = y if isinstance(y, dict) else dict(enumerate(y)) if isinstance(y, (list, tuple)) else {_Y: y}
         return {**several, _WEIGHTS: found}
 
 
-def _apart(call: Any, plain: Any, slots: Mapping[str, int]) -> Any:
+def _apart(call: Any, slots: Mapping[str, int], asked: Mapping[str, Rows]) -> Any:
     """The parts of a prepared step in its place, those in question asking for weights."""
     home, name, positional, reads, named, target, dead, at = call
+    plain = getattr(home[name], "__wrapped__", home[name]).plain
     parts = copy.copy(plain)
     parts.calls = [
-        _asking(c, slots[a]) if a in slots else c for a, c in zip(plain.addresses, plain.calls, strict=True)
+        _asking(c, slots[a], asked[a]) if a in slots else c for a, c in zip(plain.addresses, plain.calls, strict=True)
     ]
     parts.also = tuple(slots.values())
     targets = tuple((slot, slot) for slot in (target, *parts.also))
@@ -227,18 +260,25 @@ class Taps(Mapping[str, Attention]):
     `close`, or the end of the `with`, takes the tap away; what was found stays.
     """
 
-    def __init__(self, nodes: Sequence[Node], close: Callable[[Taps], None]):
+    def __init__(self, nodes: Sequence[Node], close: Callable[[Taps], None], rows: Rows = None):
         self.nodes = {n.address: n for n in nodes}
+        self.rows = rows
         self._close, self._found = close, dict[str, Attention]()
 
-    def take(self, slots: Sequence[Any], at: Mapping[str, int], env: Mapping[str, int]) -> None:
-        """Keep what a pass left in its slots, at inputs whose axes are of these sizes."""
+    @property
+    def asks(self) -> list[tuple[Node, Rows]]:
+        """What it asks of each node."""
+        return [(node, self.rows) for node in self.nodes.values()]
+
+    def take(self, slots: Sequence[Any], plan: Any, env: Mapping[str, int]) -> None:
+        """Keep what a pass over a tapped plan left in its slots, at inputs whose axes are of these sizes."""
         self._found = {}
-        for address, slot in at.items():
+        for address, slot in plan.taps.items():
             node = self.nodes.get(address.partition("#")[0])
             if node is not None and slots[slot] is not None:
                 sized = (node.queries.at(env), tuple(k.at(env) for k in node.keys))
-                self._found[address] = Attention(address, queries=sized[0], keys=sized[1], **slots[slot])
+                rows = plan.rows[node.address]
+                self._found[address] = Attention(address, queries=sized[0], keys=sized[1], rows=rows, **slots[slot])
 
     def close(self) -> None:
         """The network runs as it did before."""
@@ -258,7 +298,8 @@ class Taps(Mapping[str, Attention]):
         if address in self.nodes or address in leaves:
             raise _refusal(f"`{address}` is tapped and has not run", "call the network while the tap is open")
         close = did_you_mean(address, self.nodes)
-        raise _Unknown(Diagnostic("BP112", f"`{address}` is not tapped{close}", notes=(f"tapped: {listing(self.nodes)}",)))
+        notes = (f"tapped: {listing(self.nodes)}",)
+        raise _UntappedError(Diagnostic("BP112", f"`{address}` is not tapped{close}", notes=notes))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._found)
@@ -274,7 +315,7 @@ class Taps(Mapping[str, Attention]):
         return rollout(self)
 
 
-class _Unknown(BlueprintError, KeyError):
+class _UntappedError(BlueprintError, KeyError):
     """An address that is not tapped; a `KeyError` too, as a mapping promises."""
 
     __str__ = BlueprintError.__str__
@@ -293,7 +334,7 @@ def rollout(taps: Mapping[str, Attention] | Iterable[Attention]) -> Tensor:
     total: Tensor | None = None
     for layer in layers:
         weights = layer.weights
-        if layer.kind != "all" or weights.shape[-1] != weights.shape[-2] or layer.keys != (layer.queries,):
+        if layer.kind != "all" or layer.rows is not None or layer.keys != (layer.queries,):
             text = f"`{layer.address}` is no attention of all tokens to one another, which a rollout needs"
             raise _refusal(text, "tap the self-attention of one stack of equal layers only")
         if total is not None and weights.shape[-1] != total.shape[-1]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, noop_context_fn
 
 from composer.addresses import Pattern
-from composer.attention import Taps, tapped
+from composer.attention import Taps, tapped, together
 from composer.diagnostics import BlueprintError, Diagnostic, PluginError, listing, nearest, raised_at
 from composer.dims import Size, symbols_of
 from composer.evaluating import Evaluated, Home, recording
@@ -96,7 +96,7 @@ class Network(nn.Module):
         self._taps: tuple[Taps, ...] = ()
         self._tapped: tuple[dict[tuple[bool, ...], _Plan], dict[tuple[bool, ...], _Plan]] | None = None
         for plan in (*self._plans.values(), *self._prepared.values()) if self.blueprint.tap else ():
-            plan.__dict__ |= tapped(plan, fitting(self._attentions, self.blueprint.tap)).__dict__
+            plan.__dict__ |= tapped(plan, dict.fromkeys(fitting(self._attentions, self.blueprint.tap))).__dict__
             plan.shown = plan.taps
 
     def _built(self, step: Step, env: Mapping[str, int]) -> Home:
@@ -150,7 +150,7 @@ class Network(nn.Module):
             self._check(given, plan.constraints)
         slots = plan.run(given)
         for taps in self._taps:
-            taps.take(slots, plan.taps, self._sizes(given))
+            taps.take(slots, plan, self._sizes(given))
         if fitted and not fitted.cut:
             for slot, grid in plan.grids.items():
                 slots[slot] = fitted.output(slots[slot], grid)
@@ -163,17 +163,19 @@ class Network(nn.Module):
         prepared = None if self.training or not kept or recording() else kept.get(present)
         return prepared or plans[self.training, *present]
 
-    def tap(self, *patterns: str) -> Taps:
+    def tap(self, *patterns: str, queries: Sequence[int] | None = None) -> Taps:
         """Look into attention: from now on the nodes that patterns name (`encoder.*.attention`) also give their
         weights, computed by the explicit formula; all others keep their kernels. A handle, and a context:
 
         >>> with network.tap("blocks.*.attention") as taps: network(x)
         >>> taps["blocks.0.attention"].weights
 
-        Outputs and gradients stay equal up to rounding. A pattern that names no attention is a `BlueprintError`.
+        Outputs and gradients stay equal up to rounding. Of some `queries` alone, by number, weights take little memory
+        and nothing leaves its kernel. A pattern that names no attention is a `BlueprintError`.
         """
         known = [a for plan in self._plans.values() for leaf in plan.addresses for a in owners(leaf)]
-        made = Taps(chosen(self._attentions, dict.fromkeys(patterns), dict.fromkeys(known)), self._untap)
+        nodes = chosen(self._attentions, dict.fromkeys(patterns), dict.fromkeys(known))
+        made = Taps(nodes, self._untap, None if queries is None else tuple(queries))
         self._taps += (made,)
         self._retap()
         return made
@@ -184,7 +186,7 @@ class Network(nn.Module):
 
     def _retap(self) -> None:
         """Plans for all that is tapped now; none where nothing is."""
-        nodes = [n for taps in self._taps for n in taps.nodes.values()]
+        nodes = together(a for taps in self._taps for a in taps.asks)
         both = ({k: tapped(p, nodes) for k, p in plans.items()} for plans in (self._plans, self._prepared))
         self._tapped = tuple(both) if nodes else None  # type: ignore[assignment]
 
@@ -347,6 +349,7 @@ class _Plan:
         self.segments: list[Segment] = []
         self.taps: dict[str, int] = {}
         self.shown: dict[str, int] = {}
+        self.rows: dict[str, tuple[int, ...] | None] = {}
         self.outputs = [(o.name, o.ids) for o in outputs]
         self.grids = grids_of(program.values, wanted)
         self.single = len(program.outputs) == 1
@@ -391,7 +394,9 @@ def _calls(steps: Sequence[AnyStep], built: Mapping[str, Home], wanted: Iterable
 def _prepared(step: Prepared, built: Mapping[str, Home]) -> Home:
     """The callable of a prepared step."""
     homes, guards = ([built[s.module] for s in steps] for steps in (step.parts, step.guards))
-    plain = _Parts([s.address for s in step.parts], _calls(step.parts, built, step.outputs), step.reads, step.outputs[0])
+    plain = _Parts(
+        [s.address for s in step.parts], _calls(step.parts, built, step.outputs), step.reads, step.outputs[0]
+    )
     return {"": Evaluated(step, homes, guards, plain)}, ""
 
 

@@ -29,7 +29,8 @@ class Traits:
                   shape, dtype and device of the first port, as long as no other port is connected
     attends       y is a sum of values with weights. Named are the ports on whose tokens queries and keys stand. Called
                   with `need_weights=True` besides, the module gives y and how it weighed (see `composer.attention`),
-                  and computes y from these weights
+                  and computes y from these weights; called with the numbers of some queries, a tensor (R,), it gives
+                  those of these
     position      y tells tokens where they are. code: what it adds to its first port, or y alone, of numbers for each
                   token. angles: by which they turn. bias: (heads, n, n), added to the scores of attention. It depends
                   on the numbers of no port but the first, to which it adds

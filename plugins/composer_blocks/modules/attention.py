@@ -18,26 +18,41 @@ def scale_of(scale: str | float, head: int, width: int) -> float:
 
 
 class Attend(nn.Module):
-    """q (B, N, C), k (B, M, C), v (B, M, D), mask (B, M, 1) true where a key may be seen -> (B, N, D); with
-    `need_weights` also {"weights": (B, heads, N, M)}, as they are before dropout."""
+    """q (B, N, C), k (B, M, C), v (B, M, D), mask (B, M, 1) true where a key may be seen -> (B, N, D).
+
+    With `need_weights` also {"weights": (B, heads, N, M)}, as they are before dropout; where it is the numbers (R,) of
+    some queries those of these, (B, heads, R, M), and then the fused kernel stays at work.
+    """
 
     def __init__(self, heads: int, scale: str | float, softmax: str, dropout: float, causal: bool = False):
         super().__init__()
         self.heads, self.scale, self.softmax, self.dropout, self.causal = heads, scale, softmax, dropout, causal
 
     def forward(
-        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, need_weights: bool = False
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, need_weights: bool | Tensor = False
     ) -> Any:
         scale = scale_of(self.scale, q.shape[-1] // self.heads, q.shape[-1])
         q, k, v = (torch.unflatten(t, -1, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))
         seen = self._seen(k, mask)
-        if self.softmax == "keys" and not need_weights:
+        if self.softmax == "keys" and need_weights is not True:
             dropout = self.dropout if self.training else 0.0
             y = functional.scaled_dot_product_attention(q, k, v, attn_mask=seen, dropout_p=dropout, scale=scale)
-            return y.transpose(1, 2).flatten(2)
-        a = self._weights(q @ k.transpose(-1, -2) * scale, seen)
-        y = (functional.dropout(a, self.dropout, self.training) @ v).transpose(1, 2).flatten(2)
-        return (y, {"weights": a}) if need_weights else y
+            a = None
+        else:
+            a = self._weights(q @ k.transpose(-1, -2) * scale, seen)
+            y = functional.dropout(a, self.dropout, self.training) @ v
+        y = y.transpose(1, 2).flatten(2)
+        if need_weights is False:
+            return y
+        if isinstance(need_weights, Tensor):
+            a = self._some(q, k, seen, scale, need_weights) if a is None else a[:, :, need_weights]
+        return y, {"weights": a}
+
+    def _some(self, q: Tensor, k: Tensor, seen: Tensor | None, scale: float, rows: Tensor) -> Tensor:
+        """The weights of some queries, whose softmax is over keys."""
+        if seen is not None and seen.shape[-2] > 1:
+            seen = seen[..., rows, :]
+        return self._weights(q[:, :, rows] @ k.transpose(-1, -2) * scale, seen)
 
     def _weights(self, scores: Tensor, seen: Tensor | None) -> Tensor:
         """(B, heads, N, M) of the scores; a query that sees no key has weights of zero, as in torch's fused kernel."""
@@ -65,7 +80,8 @@ class WindowAttention(Derived):
     with tokens a dict, in which they are (B, *windows, count, C).
 
     With `need_weights` also {"weights": (B, windows, heads, n, n), "cells": (windows, n)}: n counts the tokens of a
-    window, then its cells. `cells` numbers them along the flat grid of x; -1 is padding, -2, -3, … are tokens.
+    window, then its cells. `cells` numbers them along the flat grid of x; -1 is padding, -2, -3, … are tokens. Where it
+    is the numbers of some cells, only of the windows that hold these.
     """
 
     def __init__(
@@ -110,7 +126,7 @@ class WindowAttention(Derived):
         context: Tensor | None = None,
         tokens: Tensor | None = None,
         bias: Tensor | None = None,
-        need_weights: bool = False,
+        need_weights: bool | Tensor = False,
     ) -> Any:
         grid = list(x.shape[1:-1])
         padded = self._padded(grid)
@@ -126,7 +142,13 @@ class WindowAttention(Derived):
         made: Any = self._restored(y[:, :, extra:], grid, padded)
         if front is not None:
             made = {"x": made, "tokens": torch.unflatten(y[:, :, :extra], 1, self._counts(padded))}
-        return (made, {"weights": weights, "cells": self._cells(grid, padded, extra, x)}) if need_weights else made
+        if need_weights is False:
+            return made
+        cells = self._cells(grid, padded, extra, x)
+        if isinstance(need_weights, Tensor):
+            holds = torch.isin(cells, need_weights).any(1)
+            weights, cells = weights[:, holds], cells[holds]
+        return made, {"weights": weights, "cells": cells}
 
     def _cells(self, grid: list[int], padded: list[int], extra: int, like: Tensor) -> Tensor:
         """Which cell of the grid each place of each window is, tokens in front: (windows, extra + n)."""

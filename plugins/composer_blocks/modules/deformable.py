@@ -78,7 +78,8 @@ class Sample(nn.Module):
     [(B, *grid, C)] and masks [(B, *grid, 1)] of L scales -> (B, N, C). The weights of a head's samples become 1 in sum.
 
     With `need_weights` also {"weights": (B, heads, N, L·points), "places": (B, heads, N, L·points, rank)}: where each
-    sample is taken, 0 to 1 along the axes of the grid in their order, scale by scale; beyond are zeros.
+    sample is taken, 0 to 1 along the axes of the grid in their order, scale by scale; beyond are zeros. Where it is the
+    numbers (R,) of some queries, those of these.
     """
 
     def __init__(self, heads: int, points: int, rank: int, axes: str):
@@ -92,7 +93,7 @@ class Sample(nn.Module):
         reference: Tensor,
         maps: list[Tensor],
         mask: list[Tensor] | None = None,
-        need_weights: bool = False,
+        need_weights: bool | Tensor = False,
     ) -> Any:
         offsets = torch.unflatten(offsets, -1, (self.heads, len(maps), self.points, self.rank))
         weights = torch.unflatten(weights, -1, (self.heads, -1)).softmax(-1)
@@ -109,10 +110,13 @@ class Sample(nn.Module):
             samples = self._samples(x, places[-1])
             found.append((samples * weights[:, :, :, k].transpose(1, 2)[..., None]).sum(3))
         y = sum(found[1:], found[0]).transpose(1, 2).flatten(2)
-        if not need_weights:
+        if need_weights is False:
             return y
-        seen = torch.cat(places, 3).transpose(1, 2).flip(-1)  # sampling reads them as x, y, z, whatever they stand for
-        return y, {"weights": weights.flatten(3).transpose(1, 2), "places": seen}
+        at = torch.cat(places, 3).transpose(1, 2).flip(-1)  # sampling reads them as x, y, z, whatever they stand for
+        weights = weights.flatten(3).transpose(1, 2)
+        if isinstance(need_weights, Tensor):
+            weights, at = weights[:, :, need_weights], at[:, :, need_weights]
+        return y, {"weights": weights, "places": at}
 
     def _places(self, reference: Tensor, offsets: Tensor, grid: torch.Size) -> Tensor:
         """offsets (B, N, heads, points, rank) -> places 0 to 1 of the same shape."""
