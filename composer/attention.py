@@ -70,7 +70,7 @@ class Attention:
     def grids(type_: Type) -> list[tuple[int, ...]]:
         """The grids of queries or keys."""
         found = type_.grids or ((type_.grid,) if type_.grid else ())
-        return [tuple(int(str(n)) for n in g) for g in found]
+        return [tuple(n for n in g if isinstance(n, int)) for g in found]
 
     @property
     def kind(self) -> str:
@@ -260,15 +260,21 @@ class Taps(Mapping[str, Attention]):
     `close`, or the end of the `with`, takes the tap away; what was found stays.
     """
 
-    def __init__(self, nodes: Sequence[Node], close: Callable[[Taps], None], rows: Rows = None):
+    def __init__(
+        self,
+        nodes: Sequence[Node],
+        close: Callable[[Taps], None],
+        queries: Sequence[int] | Mapping[str, Sequence[int]] | None = None,
+    ):
         self.nodes = {n.address: n for n in nodes}
-        self.rows = rows
+        of = queries if isinstance(queries, Mapping) else dict.fromkeys(self.nodes, queries)
+        self.rows: dict[str, Rows] = {a: None if (q := of.get(a)) is None else tuple(q) for a in self.nodes}
         self._close, self._found = close, dict[str, Attention]()
 
     @property
     def asks(self) -> list[tuple[Node, Rows]]:
         """What it asks of each node."""
-        return [(node, self.rows) for node in self.nodes.values()]
+        return [(node, self.rows[address]) for address, node in self.nodes.items()]
 
     def take(self, slots: Sequence[Any], plan: Any, env: Mapping[str, int]) -> None:
         """Keep what a pass over a tapped plan left in its slots, at inputs whose axes are of these sizes."""

@@ -163,19 +163,20 @@ class Network(nn.Module):
         prepared = None if self.training or not kept or recording() else kept.get(present)
         return prepared or plans[self.training, *present]
 
-    def tap(self, *patterns: str, queries: Sequence[int] | None = None) -> Taps:
+    def tap(self, *patterns: str, queries: Sequence[int] | Mapping[str, Sequence[int]] | None = None) -> Taps:
         """Look into attention: from now on the nodes that patterns name (`encoder.*.attention`) also give their
         weights, computed by the explicit formula; all others keep their kernels. A handle, and a context:
 
         >>> with network.tap("blocks.*.attention") as taps: network(x)
         >>> taps["blocks.0.attention"].weights
 
-        Outputs and gradients stay equal up to rounding. Of some `queries` alone, by number, weights take little memory
-        and nothing leaves its kernel. A pattern that names no attention is a `BlueprintError`.
+        Outputs and gradients stay equal up to rounding. Of some `queries` alone, by their numbers in all nodes or in
+        each, weights take little memory and nothing leaves its kernel. A pattern that names no attention is a
+        `BlueprintError` (BP112).
         """
         known = [a for plan in self._plans.values() for leaf in plan.addresses for a in owners(leaf)]
         nodes = chosen(self._attentions, dict.fromkeys(patterns), dict.fromkeys(known))
-        made = Taps(nodes, self._untap, None if queries is None else tuple(queries))
+        made = Taps(nodes, self._untap, queries)
         self._taps += (made,)
         self._retap()
         return made
