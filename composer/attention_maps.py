@@ -6,8 +6,9 @@ A network that goes through an image in windows attends within a window, so each
 it, moved inwards at the border of the image. Only the weights of the cell that a voxel lies in are computed.
 
 A share of attention says little by itself, as it falls with the number of keys. What is drawn is `times`: the weight of
-a key over that of a uniform attention to all of the window. And some of it falls where nothing is: attention often has
-sinks in the background, so how much of it lies outside the foreground is said beside every map.
+a key over that of a uniform attention to all keys that the query has, which of window attention are few. And some of it
+falls where nothing is: attention often has sinks in the background, so how much of it lies outside the foreground is
+said beside every map.
 """
 
 from __future__ import annotations
@@ -45,9 +46,9 @@ class Gaze:
     query     the cell among the queries, or the number of a query that has no place
     tokens    (heads, extra): what the tokens in front of the keys weigh
     maps      (heads, *grid) for each grid of keys, or (heads, keys) without any
-    times     (D, H, W) of the window: the weight over that of a uniform attention, mean of the heads; none where keys
-              have no place in the image
-    outside   the share that falls outside the image's foreground, and that of the window which lies there
+    times     (D, H, W) of the window: the weight over that of a uniform attention, mean of the heads, 0 where there
+              are no keys; none where keys have no place in the image
+    outside   the share that falls outside the image's foreground, and the share of the keys that lies there
     """
 
     address: str
@@ -202,15 +203,15 @@ class Sight:
         front = tokens.float().cpu().numpy()
         if not maps:  # keys without a place
             arrays, front = (front,), front[:, :0]
-        times = self._times(arrays, float(front.sum())) if maps else None
+        times = self._times(arrays, float(front.sum()), attention.kind == "windows") if maps else None
         outside = 0.0, 0.0
         if times is not None:
             dark = _cut(inside[None].astype(np.float32), window, "constant")[0] == 0
-            outside = float((times * dark).sum() / (times.sum() or 1.0)), float(dark.mean())
+            outside = float((times * dark).sum() / (times.sum() or 1.0)), float(dark[times > 0].mean())
         voxel = as_stored(self.volume, seen, self.axis)
         return Gaze(attention.address, voxel, tuple(seen), window, query, front, arrays, times, outside)
 
-    def _times(self, maps: Sequence[NDArray[np.float32]], rest: float) -> NDArray[np.float32] | None:
+    def _times(self, maps: Sequence[NDArray[np.float32]], rest: float, few: bool) -> NDArray[np.float32] | None:
         """(D, H, W) of the window: every map on its voxels, over a uniform attention."""
         rank = len(self.size)
         if any(m.ndim - 1 < rank for m in maps):
@@ -220,7 +221,8 @@ class Sight:
         for weights in maps:
             mean = weights.sum(axis=(0, *range(rank + 1, weights.ndim)))  # also over the tokens of a window
             index = np.ix_(*(np.arange(s) * n // s for s, n in zip(self.size, mean.shape, strict=True)))
-            made += (mean * (mean.size / (total or 1.0)))[index]
+            keys = int((mean > 0).sum()) if few else mean.size
+            made += (mean * (keys / (total or 1.0)))[index]
         return made if rank == 3 else made[None]
 
 

@@ -301,6 +301,12 @@ def watch(network: Network, watcher: Callable[[str, Callable[..., Any]], Callabl
             plan.calls[k] = ({"": watcher(plan.addresses[k], home[name])}, "", *rest)
 
 
+def callables(network: Network) -> dict[str, Callable[..., Any]]:
+    """What every step calls, by its address."""
+    plans = network._plans.values()
+    return {a: home[name] for p in plans for a, (home, name, *_) in zip(p.addresses, p.calls, strict=True)}
+
+
 def values(network: Network, given: Sequence[Tensor | None]) -> dict[int, Any]:
     """Every value that a pass over these inputs computes, by its number in the program: to hold types against reality.
 
