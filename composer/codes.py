@@ -293,6 +293,22 @@ _NAMES = (
               - {at: blocks.0.attention, set: {heads: 8}}
         """),
     ),
+    Code(
+        "BP112",
+        "a tap that names no attention",
+        """`tap:` in a blueprint, `network.tap` and `composer run --tap` name nodes whose weights of attention are
+        wanted: by their own address, or by that of a node around them. One that names none would be without effect. The
+        message lists the attentions there are, with `*` for numbers. An output cannot be called `taps`, because a
+        network with `tap:` gives the weights under that name.""",
+        _extending("""
+            extends: vit
+            tap: [blocks.*.atention]
+        """),
+        _extending("""
+            extends: vit
+            tap: [blocks.*.attention]
+        """),
+    ),
 )
 
 _OPTIONS = (
@@ -790,6 +806,21 @@ _IMAGES = (
         node; swap it for another block (`composer export unet --onnx FILE up.*.fuse=fuse.add`). It also comes where
         a package that the format needs is not installed (`pip install 'blueprint-composer[export]'`), and where the
         exporter of a plugin fails.""",
+    ),
+    Code(
+        "BP821",
+        "attention that cannot be shown",
+        """A query is asked for that a node does not have, such as a voxel outside the image, or one that was not among
+        those asked for; a tapped node has not run; or a rollout is wanted of layers that are no stack of self-attention
+        of all tokens. The message says what there is. Voxels count from 0, in the order of the file.""",
+    ),
+    Code(
+        "BP822",
+        "no positions to compare",
+        """`composer show --position` compares what a network tells its tokens about where they are: rows of a learned
+        table, sines and cosines, angles of rotation, biases of relative positions. This network has no such block, or
+        none at the address given. Convolutions can learn positions from the zeros that they pad with, and of that there
+        is no table.""",
     ),
 )
 

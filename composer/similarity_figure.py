@@ -28,7 +28,7 @@ RING = "#3ddc5a"
 REMARKS = {
     "code": "K = PPᵀ: the cosine between the code of a place (ringed; on a line, of every row) and those of all others",
     "angles": "K = PPᵀ: the mean cosine of the angles by which queries and keys turn from a place to all others",
-    "bias": "relative bias: what is added to the scores between the ringed cell and all others of its window, mean of heads",
+    "bias": "relative bias: what is added to the scores between the ringed cell and all others, mean of the heads",
 }
 
 
