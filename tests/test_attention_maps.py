@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,8 @@ def test_windows_are_within_their_keys_and_foreground(tmp_path: Path) -> None:
 
 def test_voxels_that_nobody_chose_lie_inside(tmp_path: Path) -> None:
     volume = scan(tmp_path, (4, 5, 3))
+    noise = np.random.default_rng(0).uniform(1, 2, volume.data.shape)
+    volume = replace(volume, data=((volume.data > 0) * noise).astype(np.float32))
     inside = imaging.seen_along(volume)[0] > 0
     for rank, count in ((2, 4), (3, 3)):
         voxels = attention_maps.chosen_voxels(volume, rank, "axial")
