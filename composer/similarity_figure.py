@@ -121,7 +121,8 @@ def _figure(rows: Sequence[Row], title: str) -> Figure:
 
 
 def _said(code: Code) -> str:
-    return f"{code.address} · {' × '.join(map(str, code.grid))}"
+    rows = " · rows: slices across the first, second and third axis" if len(code.grid) == 3 else ""
+    return f"{code.address} · {' × '.join(map(str, code.grid))}{rows}"
 
 
 def _scale(code: Code, panels: Sequence[Panel]) -> tuple[float, float]:

@@ -12,6 +12,7 @@ so `encoder.*.attention` means one in each copy, and `encoder` all of an encoder
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -50,8 +51,8 @@ def attentions(program: Program) -> list[Node]:
             ports = None if step.unused else step.block.traits().attends
             if ports is not None and step.address not in found:
                 found[step.address] = _node(step, ports, each)
-    addresses = [n.address for n in found.values()]
-    return [n if addresses.count(n.address) == 1 else _by_leaf(n) for n in found.values()]
+    count = Counter(n.address for n in found.values())
+    return [n if count[n.address] == 1 else _by_leaf(n) for n in found.values()]
 
 
 def _node(step: Step, ports: tuple[str, str], program: Program) -> Node:
