@@ -79,7 +79,7 @@ class Attention:
 
     def of(self, query: Sequence[int] | int, sample: int = 0) -> tuple[Tensor, list[Tensor]]:
         """What one query, a cell of `grid` or the number of a token, weighs: the tokens in front of the keys
-        (heads, extra), and one map for each grid of keys (heads, *grid). Raises BP821 for a query that there is not."""
+        (heads, extra), and one map for each grid of keys (heads, *grid). Raises BP841 for a query that there is not."""
         number = self._number(query)
         if self.cells is not None:
             return self._of_window(number, sample)
@@ -160,7 +160,7 @@ def _spread(weights: Tensor, places: Tensor, grid: tuple[int, ...]) -> Tensor:
 
 
 def _refusal(text: str, *help: str) -> BlueprintError:
-    return BlueprintError(Diagnostic("BP821", text, help=help))
+    return BlueprintError(Diagnostic("BP841", text, help=help))
 
 
 # --- plans ----------------------------------------------------------------------------------------------------------
@@ -332,7 +332,7 @@ def rollout(taps: Mapping[str, Attention] | Iterable[Attention]) -> Tensor:
 
     In every layer a token is half what attention, averaged over its heads, brought and half what it was: the product
     of 0.5·A + 0.5·I over the layers in the order they ran, rows of sum one. Row 0 is that of a class token in front.
-    Refused (BP821) where layers are not self-attention of every token to every one.
+    Refused (BP841) where layers are not self-attention of every token to every one.
     """
     layers = list(taps.values()) if isinstance(taps, Mapping) else list(taps)
     if not layers:

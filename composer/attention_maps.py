@@ -104,11 +104,11 @@ def foreground(grey: NDArray[np.float32]) -> NDArray[np.bool_]:
 
 
 def as_seen(volume: Volume, voxel: Sequence[int], axis: str) -> tuple[int, ...]:
-    """A voxel of the file (X, Y, Z) along D, H, W; refused (BP821) where the image has none."""
+    """A voxel of the file (X, Y, Z) along D, H, W; refused (BP841) where the image has none."""
     if len(voxel) != 3 or not all(0 <= v < n for v, n in zip(voxel, volume.shape, strict=True)):
         shape = " × ".join(map(str, volume.shape))
         text = f"the image has no voxel {', '.join(map(str, voxel))}: it has {shape} along X, Y and Z"
-        raise BlueprintError(Diagnostic("BP821", text, help=("count from 0, in the order of the file",)))
+        raise BlueprintError(Diagnostic("BP841", text, help=("count from 0, in the order of the file",)))
     made = [0, 0, 0]
     for (to, way), v, n in zip(imaging.turn_to(volume.affine, axis), voxel, volume.shape, strict=True):
         made[int(to)] = v if way > 0 else n - 1 - v

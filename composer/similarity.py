@@ -61,17 +61,17 @@ def positions(program: Program) -> list[Step]:
 
 
 def chosen(program: Program, patterns: tuple[str, ...] = ()) -> list[Step]:
-    """The leaves that patterns name, all without any. Refused (BP822) where there is none."""
+    """The leaves that patterns name, all without any. Refused (BP842) where there is none."""
     steps = positions(program)
     name = program.graph.blueprint.name
     if not steps:
         text = f"`{name}` has no block of positions: no table, no sines, no relative bias"
         note = "what it knows of positions its convolutions learn from the zeros they pad with, and that is no table"
-        raise BlueprintError(Diagnostic("BP822", text, notes=(note,)))
+        raise BlueprintError(Diagnostic("BP842", text, notes=(note,)))
     kept = [s for s in steps if not patterns or any(Pattern(p).matches(a) for p in patterns for a in owners(s.address))]
     if not kept:
         known = f"blocks of positions: {listing((s.address for s in steps), 8)}"
-        raise BlueprintError(Diagnostic("BP822", f"`{name}` has no positions at {listing(patterns)}", notes=(known,)))
+        raise BlueprintError(Diagnostic("BP842", f"`{name}` has no positions at {listing(patterns)}", notes=(known,)))
     return kept
 
 

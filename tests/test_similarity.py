@@ -149,7 +149,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeyp
     assert run(["show", "net.yaml", "--position", "--weights", "w.pt"]) == 0
     assert capsys.readouterr().out == "wrote vit.position.png\n"
     assert run(["show", "unet", "--position"]) == 1
-    assert "BP822]: `unet` has no block of positions" in capsys.readouterr().err
+    assert "BP842]: `unet` has no block of positions" in capsys.readouterr().err
     assert run(["show", "net.yaml", "--position", "--at", "blocks.*"]) == 1
     assert "`vit` has no positions at blocks.*" in capsys.readouterr().err
     assert run(["show", "net.yaml", "--position", "-o", "k.gif"]) == 1
@@ -157,5 +157,5 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeyp
 
 
 def test_none_is_refused() -> None:
-    with pytest.raises(BlueprintError, match=r"(?s)BP822.*its convolutions learn"):
+    with pytest.raises(BlueprintError, match=r"(?s)BP842.*its convolutions learn"):
         similarity.chosen(composer.load("segformer").infer())

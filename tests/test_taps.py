@@ -214,7 +214,7 @@ def test_some_queries_have_the_weights_they_have_among_all(kind: str) -> None:
         for a, b in zip(every["node"].of(query, 1)[1], some["node"].of(query, 1)[1], strict=True):
             assert torch.allclose(a, b, atol=1e-6)
     if "windows" not in kind and kind != "roll, then pad":  # a window is kept as a whole
-        with pytest.raises(BlueprintError, match=r"BP821.*query 2 of `node` was not asked for, only 1, 3"):
+        with pytest.raises(BlueprintError, match=r"BP841.*query 2 of `node` was not asked for, only 1, 3"):
             some["node"].of(2)
     with pytest.raises(BlueprintError, match="has no query 1000: it has"):
         some["node"].of(1000)
@@ -421,7 +421,7 @@ def test_mistakes() -> None:
     with pytest.raises(BlueprintError, match=r"there is no attention in `blocks\.0\.mlp`"):
         network.tap("blocks.0.mlp")
     taps = network.tap("blocks.0.attention")
-    with pytest.raises(BlueprintError, match=r"BP821.*`blocks.0.attention` is tapped and has not run"):
+    with pytest.raises(BlueprintError, match=r"BP841.*`blocks.0.attention` is tapped and has not run"):
         taps["blocks.0.attention"]
     with pytest.raises(KeyError, match=r"BP112.*`blocks.9.attention` is not tapped"):
         taps["blocks.9.attention"]
@@ -452,7 +452,7 @@ def test_rollout_is_the_product_of_half_and_half() -> None:
 
 
 def test_rollout_refuses_what_is_no_stack_of_self_attention() -> None:
-    with pytest.raises(BlueprintError, match=r"BP821.*nothing to roll out"):
+    with pytest.raises(BlueprintError, match=r"BP841.*nothing to roll out"):
         rollout({})
     for kind in ("windows", "reduced keys"):
         network, x = network_of(kind)
