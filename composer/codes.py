@@ -865,8 +865,8 @@ _IMAGES = (
         "BP841",
         "attention that cannot be shown",
         """A query is asked for that a node does not have, such as a voxel outside the image, or one that was not among
-        those asked for; a tapped node has not run; or a rollout is wanted of layers that are no stack of self-attention
-        of all tokens. The message says what there is. Voxels count from 0, in the order of the file.""",
+        those asked for; a tapped node has not run; or a rollout is wanted of layers in which not all tokens attend to
+        one another. The message says what there is. Voxels count from 0, in the order of the file.""",
     ),
     Code(
         "BP842",

@@ -16,6 +16,7 @@ import composer
 from composer.attention import Attention, rollout
 from composer.blueprint import shipped
 from composer.diagnostics import BlueprintError
+from composer.exporters.tracing import _tap_names
 from composer.taps import attentions, starred
 
 TAPPABLE = {
@@ -510,8 +511,9 @@ def test_it_is_exported_and_compiled() -> None:
     network = composer.Blueprint.parse(TAPPED).build().eval()
     with torch.no_grad():
         made = network(IMAGE)
-        program = torch.export.export(network, (IMAGE,), strict=False).module()
-        for other in (program(IMAGE), torch.compile(network, backend="eager", fullgraph=True)(IMAGE)):
+        exported = torch.export.export(network, (IMAGE,), strict=False)
+        assert _tap_names(exported) == ["taps.blocks.0.attention.weights", "taps.blocks.2.attention.weights"]
+        for other in (exported.module()(IMAGE), torch.compile(network, backend="eager", fullgraph=True)(IMAGE)):
             weights = other["taps"]["blocks.2.attention"]["weights"]
             assert torch.allclose(weights, made["taps"]["blocks.2.attention"]["weights"], atol=1e-6)
 
