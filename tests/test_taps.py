@@ -11,13 +11,18 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 import composer
 from composer.attention import Attention, rollout
 from composer.blueprint import shipped
+from composer.compose import fed
 from composer.diagnostics import BlueprintError
 from composer.exporters.tracing import _tap_names
+from composer.swaps import swaps_of
 from composer.taps import attentions, starred
+
+TINY = swaps_of(composer.Registry.discover())["tiny"]
 
 TAPPABLE = {
     "cotr": ["context.blocks.*.attention"],
@@ -414,6 +419,27 @@ def test_under_torch_compile() -> None:
         assert torch.equal(compiled(IMAGE), y)
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_with_and_without_optional_inputs(masked: bool) -> None:
+    """Each choice of inputs is a plan of its own; sizes are those of the pass; causal and masked keys weigh nothing."""
+    small = dict(dim=16, hidden=16, heads=2, encoder_layers=1, decoder_layers=1)
+    network = composer.load("transformer", **small).build().eval()
+    inputs = {"source": torch.randn(2, 16, 5), "target": torch.randn(2, 16, 4)}
+    if masked:
+        seen = torch.ones(2, 1, 5, dtype=torch.bool)
+        seen[1, :, 3:] = False
+        inputs |= {"source_mask": seen, "target_mask": torch.ones(2, 1, 4, dtype=torch.bool)}
+    with torch.no_grad():
+        plain = network(**inputs)
+        with network.tap("encoder", "decoder.**") as taps:
+            assert torch.allclose(network(**inputs), plain, atol=1e-5)
+    assert list(taps) == ["encoder.0.attention", "decoder.0.attention", "decoder.0.cross_attention"]
+    across = taps["decoder.0.cross_attention"]
+    assert (across.grid, across.keys[0].grid, across.weights.shape) == ((4,), (5,), (2, 2, 4, 5))
+    assert (across.weights[1, :, :, 3:].abs().max() == 0) == masked
+    assert taps["decoder.0.attention"].weights.triu(1).abs().max() == 0
+
+
 def test_mistakes() -> None:
     network = vit()
     with pytest.raises(BlueprintError, match=r"BP112.*no attention has the address `blocks.0.atention`") as fault:
@@ -430,6 +456,32 @@ def test_mistakes() -> None:
     plain = composer.load("unet", size=[16, 16], widths=[4, 8]).build()
     with pytest.raises(BlueprintError, match="nothing in this network attends"):
         plain.tap("**")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(n for n in TINY if TINY[n]["sizes"]))
+def test_outputs_of_every_shipped_network_are_equal_with_all_its_attentions_tapped(name: str) -> None:
+    tiny = TINY[name]
+    blueprint = composer.load(
+        name, **({"size": tiny["sizes"][0]} if tiny["sizes"] else {}), **(tiny.get("params") or {})
+    )
+    torch.manual_seed(0)
+    network = blueprint.build().eval()
+    inputs = {n: torch.randn(s) for n, s in fed(blueprint.infer(), {}, 2).items()}
+    with torch.no_grad():
+        copied = copy.deepcopy(network)  # some networks count what they have seen
+        plain = tree_leaves(copied(**inputs))
+        if not network._attentions:
+            assert name.partition(":")[0] in NOT
+            return
+        with network.tap("**") as taps:
+            tapped = tree_leaves(network(**inputs))
+    assert set(taps) == set(taps.nodes)
+    for a, b in zip(plain, tapped, strict=True):
+        assert (a - b).abs().max() <= 1e-5 * max(1.0, float(a.abs().max()))
+    for found in taps.values():
+        sums = found.weights.sum(-2 if name.startswith("u_transformer:hx") else -1)
+        assert torch.allclose(sums, torch.ones_like(sums), atol=1e-4), found.address
 
 
 # ---------------------------------------------------------------- rollout
