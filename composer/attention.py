@@ -100,7 +100,8 @@ class Attention:
         grid = self.grid
         extra = 0 if self.cells is not None else self.queries.extra
         if isinstance(query, int):
-            inside, number, said = 0 <= query < int(str(self.queries.length)), query, f"{self.queries.length} queries"
+            count = self.queries.length
+            inside, number, said = isinstance(count, int) and 0 <= query < count, query, f"{count} queries"
         else:
             inside = len(query) == len(grid) and all(0 <= q < n for q, n in zip(query, grid, strict=True))
             number = extra + _flat(query, grid) if inside else 0
@@ -302,10 +303,11 @@ class Taps(Mapping[str, Attention]):
         if found is not None:
             return found
         if address in self.nodes or address in leaves:
-            raise _refusal(f"`{address}` is tapped and has not run", "call the network while the tap is open")
+            text = f"`{address}` is tapped and has not run"
+            raise _MissingError(Diagnostic("BP841", text, help=("call the network while the tap is open",)))
         close = did_you_mean(address, self.nodes)
         notes = (f"tapped: {listing(self.nodes)}",)
-        raise _UntappedError(Diagnostic("BP112", f"`{address}` is not tapped{close}", notes=notes))
+        raise _MissingError(Diagnostic("BP112", f"`{address}` is not tapped{close}", notes=notes))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._found)
@@ -321,8 +323,8 @@ class Taps(Mapping[str, Attention]):
         return rollout(self)
 
 
-class _UntappedError(BlueprintError, KeyError):
-    """An address that is not tapped; a `KeyError` too, as a mapping promises."""
+class _MissingError(BlueprintError, KeyError):
+    """An address of which nothing was found; a `KeyError` too, as a mapping promises."""
 
     __str__ = BlueprintError.__str__
 

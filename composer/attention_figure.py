@@ -147,9 +147,9 @@ def _panel(axes: Axes, sight: Sight, panel: Panel, grey: Any) -> None:
     box = (0.0, shown.shape[plane.across] * spacing[plane.across], 0.0, shown.shape[plane.up] * spacing[plane.up])
     axes.imshow(_slice(shown, plane, at), cmap="gray", vmin=0, vmax=1.25, origin="lower", extent=box)
     axes.imshow(_coloured(_slice(times, plane, at), float(gaze.times.max())), origin="lower", extent=box)
-    if not gaze.times.all():
-        keys = (_slice(times, plane, at) > 0).astype(np.float32)
-        axes.contour(keys, levels=[0.5], colors=[RING], linewidths=0.6, origin="lower", extent=box)
+    keys = _slice(times, plane, at) > 0
+    if keys.any() and not keys.all():
+        axes.contour(keys.astype(np.float32), levels=[0.5], colors=[RING], linewidths=0.6, origin="lower", extent=box)
     x, y = ((at[a] + 0.5) * spacing[a] for a in (plane.across, plane.up))
     edge = [withStroke(linewidth=3.2, foreground=GROUND)]
     axes.plot(x, y, "o", ms=9, mfc="none", mec=RING, mew=1.6, path_effects=edge)

@@ -205,9 +205,10 @@ class Sight:
             arrays, front = (front,), front[:, :0]
         times = self._times(arrays, float(front.sum()), attention.kind == "windows") if maps else None
         outside = 0.0, 0.0
-        if times is not None:
+        if times is not None and times.any():
             dark = _cut(inside[None].astype(np.float32), window, "constant")[0] == 0
-            outside = float((times * dark).sum() / (times.sum() or 1.0)), float(dark[times > 0].mean())
+            keys = times > 0 if attention.kind == "windows" else np.ones_like(dark)
+            outside = float((times * dark).sum() / times.sum()), float(dark[keys].mean())
         voxel = as_stored(self.volume, seen, self.axis)
         return Gaze(attention.address, voxel, tuple(seen), window, query, front, arrays, times, outside)
 

@@ -7,7 +7,8 @@ so `encoder.*.attention` means one in each copy, and `encoder` all of an encoder
     tap: [blocks.*.attention]      the network gives, beside its outputs, `taps`: how each of these nodes weighed
 
 `tap` is a key of the document and not an option of a node, because weights are asked for by address, as `edit` and
-`init` ask, and so that a copy of a loop can be named. What extends a blueprint says it anew (`tap: []` takes all away).
+`init` ask, and so that a copy of a loop can be named. What extends a blueprint says it anew (`tap: []` takes all away);
+that of a blueprint used as a block is not read, like its `weights`.
 """
 
 from __future__ import annotations

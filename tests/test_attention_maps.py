@@ -179,3 +179,14 @@ def test_the_three_levels_of_u_transformer_in_one_row(tmp_path: Path, monkeypatc
     monkeypatch.setattr(attention_figure, "_draw", lambda s, r, *rest: rows.extend(r))
     attention_figure.draw_nodes(sight, [g[0] for g in gazes], tmp_path / "x.png", "")
     assert [[p.title for p in row] for row in rows] == [[f"up.{k}.fuse.attend" for k in range(3)]]
+
+
+def test_attention_to_a_padded_image_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan(tmp_path, (4, 5, 3))
+    (tmp_path / "net.yaml").write_text(NET.format(size=[8, 8]).replace("size: $size", "size: $size, pad: auto"))
+    monkeypatch.chdir(tmp_path)
+    assert run(["run", "net.yaml", "RAS.nii.gz", "-o", "out.nii.gz", "--whole", "--tap", "context"]) == 1
+    assert "BP841]: the network pads an image of 11 × 9" in capsys.readouterr().err
+    assert not list(tmp_path.glob("out*"))

@@ -453,6 +453,7 @@ def test_mistakes() -> None:
     with pytest.raises(KeyError, match=r"BP112.*`blocks.9.attention` is not tapped"):
         taps["blocks.9.attention"]
     assert taps.get("blocks.9.attention") is None
+    assert "blocks.0.attention" not in taps
     plain = composer.load("unet", size=[16, 16], widths=[4, 8]).build()
     with pytest.raises(BlueprintError, match="nothing in this network attends"):
         plain.tap("**")

@@ -85,6 +85,8 @@ def run(
         fits(loaded, extent, channels)
         if not force:
             room(extent).check(windows=room(size))
+        if tap:
+            unpadded(program, extent)
         size = extent
     said, window = (" × ".join(map(str, n)) for n in (volume.shape, size))
     print(f"{loaded.name} on {image.name}: {said} voxels, windows of {window}")
@@ -116,6 +118,15 @@ def check_tap(program: Program, patterns: list[str] | None, queries: list[str] |
         text = "`--query` says from where attention is drawn, and no `--tap` says of which node"
         raise BlueprintError(Diagnostic("BP201", text, help=("add for example `--tap '**'`",)))
     chosen(attentions(program), dict.fromkeys(patterns or ()), program.types)
+
+
+def unpadded(program: Program, size: tuple[int, ...]) -> None:
+    """Refuse an image that the network pads: where its cells lie in the image cannot be told then."""
+    from composer.sizes import violations
+
+    if list(violations(program.constraints, dict(zip(program.inputs[0].axes, size, strict=True)), None)):
+        text = f"the network pads an image of {' × '.join(map(str, size))}, and attention is placed in windows only"
+        raise BlueprintError(Diagnostic("BP841", text, help=("leave out `--whole`",)))
 
 
 def queried(volume: Volume, queries: list[str] | None, axis: str) -> list[tuple[int, ...]]:
