@@ -203,7 +203,7 @@ class Sight:
         front = tokens.float().cpu().numpy()
         if not maps:  # keys without a place
             arrays, front = (front,), front[:, :0]
-        times = self._times(arrays, float(front.sum()), attention.kind == "windows") if maps else None
+        times = self._times(arrays, front, attention.kind == "windows") if maps else None
         outside = 0.0, 0.0
         if times is not None and times.any():
             dark = _cut(inside[None].astype(np.float32), window, "constant")[0] == 0
@@ -212,17 +212,20 @@ class Sight:
         voxel = as_stored(self.volume, seen, self.axis)
         return Gaze(attention.address, voxel, tuple(seen), window, query, front, arrays, times, outside)
 
-    def _times(self, maps: Sequence[NDArray[np.float32]], rest: float, few: bool) -> NDArray[np.float32] | None:
-        """(D, H, W) of the window: every map on its voxels, over a uniform attention."""
+    def _times(
+        self, maps: Sequence[NDArray[np.float32]], tokens: NDArray[np.float32], few: bool
+    ) -> NDArray[np.float32] | None:
+        """(D, H, W) of the window: every map on its voxels, over a uniform attention to cells and tokens; `few` where
+        only cells with a weight are keys."""
         rank = len(self.size)
         if any(m.ndim - 1 < rank for m in maps):
             return None
-        total = rest + sum(float(m.sum()) for m in maps)
+        total = float(tokens.sum()) + sum(float(m.sum()) for m in maps)
         made = np.zeros(self.size, np.float32)
         for weights in maps:
             mean = weights.sum(axis=(0, *range(rank + 1, weights.ndim)))  # also over the tokens of a window
             index = np.ix_(*(np.arange(s) * n // s for s, n in zip(self.size, mean.shape, strict=True)))
-            keys = int((mean > 0).sum()) if few else mean.size
+            keys = (int((mean > 0).sum()) if few else mean.size) + tokens.shape[1]
             made += (mean * (keys / (total or 1.0)))[index]
         return made if rank == 3 else made[None]
 
