@@ -46,6 +46,7 @@ KEYS: Mapping[str, type | tuple[type, ...]] = {
     "edit": list,
     "init": list,
     "weights": (list, dict),
+    "tap": list,
 }
 """The keys of a document and what each holds."""
 KINDS = {dict: "a mapping", list: "a list", int: "a whole number", str: "a text"}
@@ -60,7 +61,7 @@ PARAM_TYPES: Mapping[str, tuple[type, ...]] = {
     "any": (object,),
     "block": (object,),
 }
-PRESET_KEYS = ("edit", "outputs", "init", "weights")
+PRESET_KEYS = ("edit", "outputs", "init", "weights", "tap")
 """What a preset may say beside the values of parameters."""
 
 EDITS = ("set", "replace", "wrap", "insert_after", "remove", "add")
@@ -116,6 +117,8 @@ class Blueprint:
     edits: tuple[Edit, ...] = ()
     init: tuple[Any, ...] = ()
     weights: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    tap: Mapping[str, Span | None] = field(default_factory=dict)
+    """Addresses of attentions whose weights the network gives (`composer.taps`), and where each is named."""
     requires: Mapping[str, Span | None] = field(default_factory=dict)
     """Distributions whose blocks it uses (`glam>=1.2`), and where each is named."""
     files: tuple[Path, ...] = ()
@@ -232,6 +235,7 @@ class _Layers:
     weights: Mapping[str, tuple[Any, ...]]
     files: tuple[Path, ...]
     requires: Mapping[str, Span | None]
+    tap: Mapping[str, Span | None] = field(default_factory=dict)
     bases: tuple[Span, ...] = ()
     lock: locks.Lock | None = None
 
@@ -260,6 +264,7 @@ class _Layers:
             weights=_rules(top.get("weights")),
             files=(path,),
             requires=_requires(top),
+            tap=_addresses(top),
             lock=lock,
         )
         return own._over_base(library, chain) if top.get("extends") else own
@@ -309,6 +314,7 @@ class _Layers:
             weights={s: child.weights.get(s, ()) + self.weights.get(s, ()) for s in sources},
             files=self.files + child.files,
             requires={**self.requires, **child.requires},
+            tap=child.tap if "tap" in child.top else self.tap,
             bases=(*filter(None, [span_of(child.top, "extends")]), *self.bases),
             top=joined(Map({k: v for k, v in self.top.items() if k in ("source", "summary")}), child.top),
         )
@@ -331,6 +337,7 @@ class _Layers:
             outputs=joined(self.outputs, _more_outputs(_as_map(chosen), preset)),
             init=tuple(chosen.get("init") or ()) + self.init,
             weights={s: rules.get(s, ()) + self.weights.get(s, ()) for s in {**rules, **self.weights}},
+            tap=_addresses(chosen) if "tap" in chosen else self.tap,
         )
 
     def _no_preset(self, preset: str, asked: Span | None = None) -> Diagnostic:
@@ -396,6 +403,7 @@ class _Layers:
             edits=self.edits,
             init=self.init,
             weights=self.weights,
+            tap=self.tap,
             requires=self.requires,
             files=self.files,
             library=library,
@@ -415,6 +423,17 @@ def _requires(top: Map) -> dict[str, Span | None]:
     """The distributions a file requires, and where it says so."""
     wanted = top.get("requires") or []
     return dict(zip(map(str, wanted), getattr(wanted, "item_spans", None) or [None] * len(wanted), strict=False))
+
+
+def _addresses(top: Mapping[str, Any]) -> dict[str, Span | None]:
+    """The addresses that a document or a preset lists under `tap`, and where."""
+    items = top.get("tap") or []
+    listed = items if isinstance(items, list) else [items]
+    for k, item in enumerate(listed):
+        if not isinstance(item, str) or not all(item.split(".")):
+            text = f"`tap` lists addresses such as `blocks.*.attention`, not {item!r:.60}"
+            raise BlueprintError(Diagnostic("BP201", text, span_of(listed, k) or span_of(top, "tap")))
+    return {item: span_of(listed, k) for k, item in enumerate(listed)}
 
 
 def _seen_from(mistake: Diagnostic, span: Span | None) -> Diagnostic:

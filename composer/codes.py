@@ -293,6 +293,22 @@ _NAMES = (
               - {at: blocks.0.attention, set: {heads: 8}}
         """),
     ),
+    Code(
+        "BP112",
+        "a tap that names no attention",
+        """`tap:` in a blueprint, `network.tap` and `composer run --tap` name nodes whose weights of attention are
+        wanted: by their own address, or by that of a node around them. One that names none would be without effect. The
+        message lists the attentions there are, with `*` for numbers. An output cannot be called `taps`, because a
+        network with `tap:` gives the weights under that name.""",
+        _extending("""
+            extends: vit
+            tap: [blocks.*.atention]
+        """),
+        _extending("""
+            extends: vit
+            tap: [blocks.*.attention]
+        """),
+    ),
 )
 
 _OPTIONS = (
@@ -853,6 +869,21 @@ _IMAGES = (
         "a loss that is not finite",
         """The loss became NaN or infinite, and so would all weights after it. What earlier epochs learned is kept. A
         lower learning rate, a longer warm-up, clipped gradients or full precision help.""",
+    ),
+    Code(
+        "BP841",
+        "attention that cannot be shown",
+        """A query is asked for that a node does not have, such as a voxel outside the image, or one that was not among
+        those asked for; a tapped node has not run; or a rollout is wanted of layers in which not all tokens attend to
+        one another. The message says what there is. Voxels count from 0, in the order of the file.""",
+    ),
+    Code(
+        "BP842",
+        "no positions to compare",
+        """`composer show --position` compares what a network tells its tokens about where they are: rows of a learned
+        table, sines and cosines, angles of rotation, biases of relative positions. This network has no such block, or
+        none at the address given. Convolutions can learn positions from the zeros that they pad with, and of that there
+        is no table.""",
     ),
 )
 

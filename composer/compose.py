@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from composer import blueprint as stage
-from composer import faults, sizes
+from composer import faults, sizes, taps
 from composer.causes import Sizes, explain
 from composer.diagnostics import BlueprintError, ComposerError, Diagnostic, Span, did_you_mean, listing
 from composer.document import document
@@ -286,6 +286,8 @@ def attempted(blueprint: stage.Blueprint, registry: Registry) -> tuple[Program |
     if any(m.code in _STOPS for m in mistakes):
         return None, mistakes
     program, more = infer_all(graph)
+    if blueprint.tap and not (mistakes or more):
+        more = taps.mistakes(program)
     if mistakes:
         more = [m for m in more if m not in mistakes and m.code != "BP104"]
     if blueprint.lock is not None and not mistakes and not more:

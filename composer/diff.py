@@ -120,6 +120,11 @@ class Difference:
         return {n: (a.get(n), b.get(n)) for n in {**a, **b} if _plain(a.get(n)) != _plain(b.get(n))}
 
     @property
+    def taps(self) -> tuple[list[str], list[str]]:
+        """The attentions that each of them gives the weights of, as it names them."""
+        return list(self.before.blueprint.tap), list(self.after.blueprint.tap)
+
+    @property
     def edits(self) -> int:
         """How many edits the second has beyond those of the first."""
         return sum(e not in self.before.blueprint.edits for e in self.after.blueprint.edits)
@@ -137,6 +142,7 @@ class Difference:
             "networks": [s.blueprint.name for s in sides],
             "params": {n: list(map(_plain, pair)) for n, pair in self.params.items()},
             "edits": self.edits,
+            "taps": list(self.taps),
             "changes": [c.to_json() for c in self.changes],
             "outputs": list(self.outputs()),
             "sizes": [s.sizes for s in sides],
@@ -148,6 +154,8 @@ class Difference:
         names = [s.blueprint.name for s in (self.before, self.after)]
         head = [f"{names[0]} -> {names[1]}"]
         head += [f"  {n} {_said(a)} -> {_said(b)}" for n, (a, b) in self.params.items()]
+        taps = [", ".join(side) or "(none)" for side in self.taps]
+        head += [f"  tap {taps[0]} -> {taps[1]}"] if taps[0] != taps[1] else []
         width = min(40, max((len(c.address) for c in self.changes), default=0))
         rows = [line for c in self.changes for line in _rows(c, width)]
         return "\n".join([*head, "", *rows, *([""] if rows else []), self.summary()])

@@ -29,6 +29,7 @@ def document(blueprint: Blueprint) -> Spec:
         "edit": [_edit(edit) for edit in _in_one_list(blueprint.edits)],
         "init": list(blueprint.init),
         "weights": weights["official"] if set(weights) == {"official"} else weights,
+        "tap": list(blueprint.tap),
     }
     return {key: value for key, value in made.items() if value or key == "blueprint"}
 

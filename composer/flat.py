@@ -116,6 +116,7 @@ class _Flat:
             "edit": self.edits,
             "init": list(blueprint.init),
             "weights": weights["official"] if set(weights) == {"official"} else weights,
+            "tap": list(blueprint.tap),
         }
         return {key: value for key, value in made.items() if value or key == "blueprint"}
 

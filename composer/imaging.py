@@ -319,6 +319,19 @@ def _stretched(channel: NDArray[np.float32]) -> NDArray[np.float32]:
 # --- turning --------------------------------------------------------------------------------------------------------
 
 
+def turn_to(affine: NDArray[np.float64], axis: str) -> NDArray[Any]:
+    """For X, Y and Z of a file: which of D, H and W it becomes, and whether it keeps (1) or turns (-1) its way."""
+    tools = _nibabel().orientations
+    return np.asarray(tools.ornt_transform(tools.io_orientation(affine), tools.axcodes2ornt(view_codes(axis))))
+
+
+def to_ras(array: NDArray[Any], axis: str) -> NDArray[Any]:
+    """An array (D, H, W) of a view with its axes to the right, to the front and up."""
+    tools = _nibabel().orientations
+    turn = tools.ornt_transform(tools.axcodes2ornt(view_codes(axis)), tools.axcodes2ornt("RAS"))
+    return np.asarray(tools.apply_orientation(array, turn))
+
+
 def turned(array: NDArray[Any], affine: NDArray[np.float64], codes: str, *, back: bool = False) -> NDArray[Any]:
     """An array (X, Y, Z) of the file with axes permuted and flipped to point along `codes`; `back` is the inverse."""
     tools = _nibabel().orientations
@@ -399,7 +412,7 @@ def segment(
     not fit is BP805.
     """
     codes = view_codes(axis)
-    seen = np.stack([turned(channel, volume.affine, codes) for channel in volume.data])
+    seen = seen_along(volume, axis)
     labels = segment_seen(
         network, seen, size=size, classes=classes, overlap=overlap, batch=batch, position=position, progress=progress
     )
@@ -421,12 +434,17 @@ def segment_seen(
     import torch
 
     stack = seen[None] if len(size) == 3 else seen.swapaxes(0, 1)  # (1, C, D, H, W) or (D, C, H, W)
-    with torch.inference_mode(), _evaluating(network):
-        with _untouched(network):
+    with torch.inference_mode(), evaluating(network):
+        with untouched(network):
             window = _Window(size, _probe(network, seen.shape[0], size, classes, position), overlap)
         predict = _Predictor(network, window, len(stack) * window.count(stack.shape[2:]), position, progress)
         parts = [_sweep(predict, stack[i : i + batch], window, batch, classes) for i in range(0, len(stack), batch)]
     return np.concatenate(parts).reshape(seen.shape[1:])
+
+
+def seen_along(volume: Volume, axis: str = "axial") -> NDArray[np.float32]:
+    """The image as a network sees it: (channels, D, H, W)."""
+    return np.stack([turned(channel, volume.affine, view_codes(axis)) for channel in volume.data])
 
 
 def extent(volume: Volume, rank: int, axis: str = "axial") -> tuple[int, ...]:
@@ -435,7 +453,7 @@ def extent(volume: Volume, rank: int, axis: str = "axial") -> tuple[int, ...]:
 
 
 @contextmanager
-def _evaluating(network: torch.nn.Module) -> Iterator[None]:
+def evaluating(network: torch.nn.Module) -> Iterator[None]:
     """Eval mode for a while; each module gets its own mode back, as some may have been frozen on purpose."""
     modes = [(module, module.training) for module in network.modules()]
     network.eval()
@@ -447,7 +465,7 @@ def _evaluating(network: torch.nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _untouched(network: torch.nn.Module) -> Iterator[None]:
+def untouched(network: torch.nn.Module) -> Iterator[None]:
     """Buffers as they were: some networks count what they have seen."""
     before = [(buffer, buffer.clone()) for buffer in network.buffers()]
     yield
@@ -461,8 +479,8 @@ def _probe(
     """The spatial size of the logits for one window, after checking that these are logits of the window's centre."""
     import torch
 
-    more = {"position": torch.zeros(1, len(size), **_home(network))} if position else {}
-    logits = _logits(network(torch.zeros(1, channels, *size, **_home(network)), **more))
+    more = {"position": torch.zeros(1, len(size), **home_of(network))} if position else {}
+    logits = _logits(network(torch.zeros(1, channels, *size, **home_of(network)), **more))
     core = tuple(logits.shape[2:])
     if logits.ndim != len(size) + 2:
         raise _misfit(logits, size, "has no value per voxel", "choose a network that segments, not one that classifies")
@@ -492,7 +510,7 @@ def _logits(output: Any) -> torch.Tensor:
     return output  # type: ignore[no-any-return]
 
 
-def _home(network: torch.nn.Module) -> dict[str, Any]:
+def home_of(network: torch.nn.Module) -> dict[str, Any]:
     """Device and dtype of the network's weights; a network without any is at home on the processor."""
     import torch
 
@@ -506,7 +524,7 @@ class _Predictor:
     def __init__(
         self, network: torch.nn.Module, window: _Window, total: int, position: bool, progress: Progress | None
     ):
-        self.network, self.home, self.position = network, _home(network), position
+        self.network, self.home, self.position = network, home_of(network), position
         self.pads = _flat(window.margins)
         self.done, self.total, self.progress = 0, total, progress
 
@@ -644,11 +662,11 @@ PALETTE = (
     *("#7F6BD6", "#999933", "#882255", "#44AA99", "#DDCC77", "#AA4499", "#117733"),
 )
 LEGEND_LIMIT = 14
-_INK, _FAINT, _GROUND = "#e8e8e8", "#9a9a9a", "#000000"
+INK, FAINT, GROUND = "#e8e8e8", "#9a9a9a", "#000000"
 
 
 @dataclass(frozen=True)
-class _Plane:
+class Plane:
     """One of the three pictures: `across` and `up` are its axes in RAS order, `through` the one it cuts."""
 
     name: str
@@ -657,7 +675,7 @@ class _Plane:
     through: Literal[0, 1, 2]
 
 
-_PLANES = (_Plane("Axial", 0, 1, 2), _Plane("Coronal", 0, 2, 1), _Plane("Sagittal", 1, 2, 0))
+PLANES = (Plane("Axial", 0, 1, 2), Plane("Coronal", 0, 2, 1), Plane("Sagittal", 1, 2, 0))
 
 
 @dataclass(frozen=True)
@@ -677,15 +695,15 @@ class _Scene:
         return tuple(n * s for n, s in zip(self.grey.shape, self.spacing, strict=True))
 
     @property
-    def planes(self) -> list[_Plane]:
+    def planes(self) -> list[Plane]:
         """Those that show more than a line of voxels."""
-        return [p for p in _PLANES if min(self.grey.shape[p.across], self.grey.shape[p.up]) > 1]
+        return [p for p in PLANES if min(self.grey.shape[p.across], self.grey.shape[p.up]) > 1]
 
-    def caption(self, plane: _Plane) -> str:
+    def caption(self, plane: Plane) -> str:
         position = f"{'xyz'[plane.through]} = {round(self.point[plane.through])} mm"
         return f"{plane.name}   {position}".replace("-", "\N{MINUS SIGN}")
 
-    def cut(self, array: NDArray[Any], plane: _Plane) -> NDArray[Any]:
+    def cut(self, array: NDArray[Any], plane: Plane) -> NDArray[Any]:
         """A slice as a picture: (rows from below, columns)."""
         return np.asarray(array.take(self.focus[plane.through], axis=plane.through).T)
 
@@ -707,24 +725,24 @@ def draw_overlay(
     file = check_output(path, source=volume.path, suffixes=(".png",))
     figure = _figure(_scene(volume, labels), title, names)
     with _replacing(file) as draft:
-        figure.savefig(draft, dpi=200, facecolor=_GROUND)
+        figure.savefig(draft, dpi=200, facecolor=GROUND)
 
 
 def _scene(volume: Volume, labels: NDArray[Any]) -> _Scene:
     grey, shown = (turned(a, volume.affine, "RAS") for a in (volume.data[0], labels))
     axes = [next(i for i, c in enumerate(volume.axcodes) if c in pair) for pair in ("LR", "AP", "IS")]
-    focus = _centre(shown > 0) if shown.any() else _centre(grey - grey.min())
+    focus = centre(shown > 0) if shown.any() else centre(grey - grey.min())
     stored = [n - 1 - f if volume.axcodes[a] in "LPI" else f for a, f, n in zip(axes, focus, grey.shape, strict=True)]
     voxel = np.array([stored[axes.index(a)] for a in range(3)])
     point = (volume.affine[:3, :3] @ voxel + volume.affine[:3, 3]) * volume.unit
     spacing = tuple(volume.spacing[a] for a in axes)
-    grey = _windowed(grey)
+    grey = windowed(grey)
     box = _box((grey > 0.1) | (shown > 0))
     focus = tuple(f - part.start for f, part in zip(focus, box, strict=True))
     return _Scene(grey[box], shown[box], spacing, focus, tuple(float(v) for v in point))
 
 
-def _centre(mass: NDArray[Any]) -> tuple[int, ...]:
+def centre(mass: NDArray[Any]) -> tuple[int, ...]:
     """The voxel nearest to the centre of mass."""
     profiles = [mass.sum(axis=tuple(a for a in range(3) if a != axis), dtype=np.float64) for axis in range(3)]
     return tuple(round(float(np.average(np.arange(len(p)), weights=p if p.any() else None))) for p in profiles)
@@ -741,7 +759,7 @@ def _box(mask: NDArray[np.bool_]) -> tuple[slice, ...]:
     return tuple(parts)
 
 
-def _windowed(grey: NDArray[np.float32]) -> NDArray[np.float32]:
+def windowed(grey: NDArray[np.float32]) -> NDArray[np.float32]:
     """To [0, 1] with the darkest and brightest of the foreground cut off, as one sets a window by hand."""
     inside = grey[grey > grey.min()]
     low, high = np.percentile(inside, [0.5, 99.7]) if inside.size else (0.0, 1.0)
@@ -760,28 +778,28 @@ def _figure(scene: _Scene, title: str, names: Names | None) -> Figure:
     columns, rows = _arranged([text for _, text in entries], width - 3.2)  # the scale bar is beside it
     head, foot = 0.45 + 0.35 * bool(title), 0.4 + 0.24 * rows
     height = head + tall * scale + foot
-    figure = Figure(figsize=(width, height), facecolor=_GROUND)
+    figure = Figure(figsize=(width, height), facecolor=GROUND)
     FigureCanvasAgg(figure)
     left = (width - broad * scale - gap * (len(planes) - 1)) / 2
     for plane in planes:
         w, h = extent[plane.across] * scale, extent[plane.up] * scale
         bottom = foot + (tall * scale - h) / 2
         _draw_plane(figure.add_axes((left / width, bottom / height, w / width, h / height)), scene, plane)
-        _write(figure, scene.caption(plane), left + w / 2, height - head + 0.12)
+        write(figure, scene.caption(plane), left + w / 2, height - head + 0.12)
         left += w + gap
     _draw_bar(figure, width - gap, scale, extent[planes[0].across] / 3)
-    _write(figure, title, width / 2, height - 0.35, size=13)
+    write(figure, title, width / 2, height - 0.35, size=13)
     _draw_legend(figure, entries, columns)
     return figure
 
 
-def _write(figure: Figure, text: str, x: float, y: float, **style: Any) -> None:
+def write(figure: Figure, text: str, x: float, y: float, **style: Any) -> None:
     """Text on a figure at a place in inches."""
     width, height = figure.get_size_inches()
-    figure.text(x / width, y / height, text, parse_math=False, **{"color": _INK, "size": 9.5, "ha": "center", **style})
+    figure.text(x / width, y / height, text, parse_math=False, **{"color": INK, "size": 9.5, "ha": "center", **style})
 
 
-def _draw_plane(axes: Axes, scene: _Scene, plane: _Plane) -> None:
+def _draw_plane(axes: Axes, scene: _Scene, plane: Plane) -> None:
     grey, labels = scene.cut(scene.grey, plane), scene.cut(scene.labels, plane)
     box = (0.0, scene.extent[plane.across], 0.0, scene.extent[plane.up])
     axes.imshow(grey, cmap="gray", vmin=0, vmax=1, origin="lower", extent=box, interpolation="bilinear")
@@ -795,10 +813,10 @@ def _draw_plane(axes: Axes, scene: _Scene, plane: _Plane) -> None:
         (0.5, 0.0, "LPI"[plane.up]),
         (0.5, 1.0, "RAS"[plane.up]),
     ):
-        _note(axes, letter, (x, y), (7 - 14 * x, 7 - 14 * y))
+        note(axes, letter, (x, y), (7 - 14 * x, 7 - 14 * y))
 
 
-def _note(axes: Axes, letter: str, place: tuple[float, float], shift: tuple[float, float]) -> None:
+def note(axes: Axes, letter: str, place: tuple[float, float], shift: tuple[float, float]) -> None:
     """A letter at a share of the panel, moved by some points; readable on black and on bright tissue."""
     from matplotlib.patheffects import withStroke
 
@@ -808,11 +826,11 @@ def _note(axes: Axes, letter: str, place: tuple[float, float], shift: tuple[floa
         shift,
         xycoords="axes fraction",
         textcoords="offset points",
-        color=_FAINT,
+        color=FAINT,
         size=9,
         ha="center",
         va="center",
-        path_effects=[withStroke(linewidth=2, foreground=_GROUND)],
+        path_effects=[withStroke(linewidth=2, foreground=GROUND)],
     )
 
 
@@ -842,7 +860,7 @@ def _legend(labels: NDArray[Any], names: Names | None) -> list[tuple[str, str]]:
     """Colour and text of the classes that occur; the rest beyond the limit is one entry `…`."""
     found = [int(k) for k in np.unique(labels) if k > 0]
     entries = [(PALETTE[(k - 1) % len(PALETTE)], _name(k, names)) for k in found[:LEGEND_LIMIT]]
-    return entries + ([(_GROUND, f"… {len(found) - LEGEND_LIMIT} more")] if len(found) > LEGEND_LIMIT else [])
+    return entries + ([(GROUND, f"… {len(found) - LEGEND_LIMIT} more")] if len(found) > LEGEND_LIMIT else [])
 
 
 def _name(label: int, names: Names | None) -> str:
@@ -872,7 +890,7 @@ def _draw_legend(figure: Figure, entries: list[tuple[str, str]], columns: int) -
         loc="lower center",
         ncols=columns,
         frameon=False,
-        labelcolor=_INK,
+        labelcolor=INK,
         fontsize=9.5,
         handlelength=1.0,
         handleheight=1.0,
@@ -892,5 +910,5 @@ def _draw_bar(figure: Figure, right: float, scale: float, longest: float) -> Non
     length = max(m * power for m in (1, 2, 5) if m * power <= longest)
     width, height = figure.get_size_inches()
     ends, level = [(right - length * scale) / width, right / width], 0.2 / height
-    figure.add_artist(Line2D(ends, [level, level], color=_INK, linewidth=1.5, solid_capstyle="butt"))
-    _write(figure, f"{length:g} mm", right - length * scale / 2, 0.26, size=8)
+    figure.add_artist(Line2D(ends, [level, level], color=INK, linewidth=1.5, solid_capstyle="butt"))
+    write(figure, f"{length:g} mm", right - length * scale / 2, 0.26, size=8)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, noop_context_fn
 
 from composer.addresses import Pattern
+from composer.attention import Taps, tapped, together
 from composer.diagnostics import BlueprintError, Diagnostic, PluginError, listing, nearest, raised_at
 from composer.dims import Size, symbols_of
 from composer.evaluating import Evaluated, Home, recording
@@ -29,6 +30,7 @@ from composer.liveness import ids_of, needed
 from composer.prepared import AnyStep, Prepared, at_evaluation
 from composer.segments import Segment, owners, segments
 from composer.sizes import Constraint, violations
+from composer.taps import KEY, attentions, chosen, fitting
 from composer.types import Type
 
 if TYPE_CHECKING:
@@ -104,6 +106,13 @@ class Network(nn.Module):
             steps = at_evaluation(each)
             if any(isinstance(s, Prepared) for s in steps):
                 self._prepared[tuple(present)] = _Plan(each, steps, parts, [o for o in each.outputs if not o.training])
+        ran = {a for plan in self._plans.values() for a in plan.addresses}
+        self._attentions = [n for n in attentions(program) if n.leaf in ran]
+        self._taps: tuple[Taps, ...] = ()
+        self._tapped: tuple[dict[tuple[bool, ...], _Plan], dict[tuple[bool, ...], _Plan]] | None = None
+        for plan in (*self._plans.values(), *self._prepared.values()) if self.blueprint.tap else ():
+            plan.__dict__ |= tapped(plan, dict.fromkeys(fitting(self._attentions, self.blueprint.tap))).__dict__
+            plan.shown = plan.taps
 
     def _built(self, step: Step, env: Mapping[str, int]) -> Home:
         """The module of a step, registered under its address."""
@@ -146,6 +155,8 @@ class Network(nn.Module):
         if not torch.compiler.is_compiling():
             self._check(given, plan.constraints)
         slots = plan.run(given)
+        for taps in self._taps:
+            taps.take(slots, plan, self._sizes(given))
         if fitted and not fitted.cut:
             for slot, grid in plan.grids.items():
                 slots[slot] = fitted.output(slots[slot], grid)
@@ -154,8 +165,46 @@ class Network(nn.Module):
     def _plan(self, given: Sequence[Tensor | None]) -> _Plan:
         """The steps for these inputs: prepared ones at evaluation, where nobody records what happens."""
         present = tuple(given[k] is not None for k in self._optional)
-        prepared = None if self.training or not self._prepared or recording() else self._prepared.get(present)
-        return prepared or self._plans[self.training, *present]
+        plans, kept = self._tapped or (self._plans, self._prepared)
+        prepared = None if self.training or not kept or recording() else kept.get(present)
+        return prepared or plans[self.training, *present]
+
+    def tap(self, *patterns: str, queries: Sequence[int] | Mapping[str, Sequence[int]] | None = None) -> Taps:
+        """Look into attention: from now on the nodes that patterns name (`encoder.*.attention`) also give their
+        weights, computed by the explicit formula; all others keep their kernels. A handle, and a context:
+
+        >>> with network.tap("blocks.*.attention") as taps: network(x)
+        >>> taps["blocks.0.attention"].weights
+
+        Outputs and gradients stay equal up to rounding. Of some `queries` alone, by their numbers in all nodes or in
+        each, weights take little memory and nothing leaves its kernel. A pattern that names no attention is a
+        `BlueprintError` (BP112).
+        """
+        known = [a for plan in self._plans.values() for leaf in plan.addresses for a in owners(leaf)]
+        nodes = chosen(self._attentions, dict.fromkeys(patterns), dict.fromkeys(known))
+        made = Taps(nodes, self._untap, queries)
+        self._taps += (made,)
+        self._retap()
+        return made
+
+    def _untap(self, taps: Taps) -> None:
+        self._taps = tuple(t for t in self._taps if t is not taps)
+        self._retap()
+
+    def _retap(self) -> None:
+        """Plans for all that is tapped now; none where nothing is."""
+        nodes = together(a for taps in self._taps for a in taps.asks)
+        both = ({k: tapped(p, nodes) for k, p in plans.items()} for plans in (self._plans, self._prepared))
+        self._tapped = tuple(both) if nodes else None  # type: ignore[assignment]
+
+    def _sizes(self, given: Sequence[Tensor | None]) -> dict[str, int]:
+        """The size of every axis of these inputs."""
+        pairs = [(i.axes, g.shape[2:]) for i, g in zip(self.inputs, given, strict=True) if g is not None]
+        return {axis: size for axes, shape in pairs for axis, size in zip(axes, shape, strict=False)}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy or a pickle is not tapped."""
+        return {**self.__dict__, "_taps": (), "_tapped": None}
 
     def prepare(self) -> list[Tensor]:
         """Derive now what evaluation keeps beside the weights, such as folded ones, and give these tensors. Without it
@@ -216,6 +265,7 @@ class Network(nn.Module):
                 raise BlueprintError(Diagnostic("BP106", f"nothing to checkpoint has the address `{text}`", help=help))
         for plan in self._plans.values():
             plan.segments = segments(plan.addresses, plan.calls, plan.wanted, [Pattern(p) for p in patterns])
+        self._retap()
         return self
 
     def _ordered(self, values: Sequence[Tensor], named: Mapping[str, Tensor]) -> tuple[Tensor | None, ...]:
@@ -255,6 +305,12 @@ def watch(network: Network, watcher: Callable[[str, Callable[..., Any]], Callabl
     for plan in (*network._plans.values(), *network._prepared.values()):
         for k, (home, name, *rest) in enumerate(plan.calls):
             plan.calls[k] = ({"": watcher(plan.addresses[k], home[name])}, "", *rest)
+
+
+def callables(network: Network) -> dict[str, Callable[..., Any]]:
+    """What every step calls, by its address."""
+    plans = network._plans.values()
+    return {a: home[name] for p in plans for a, (home, name, *_) in zip(p.addresses, p.calls, strict=True)}
 
 
 def values(network: Network, given: Sequence[Tensor | None]) -> dict[int, Any]:
@@ -304,6 +360,9 @@ class _Plan:
         self.calls = _calls(steps, built, wanted)
         self.addresses = [s.address for s in steps]
         self.segments: list[Segment] = []
+        self.taps: dict[str, int] = {}
+        self.shown: dict[str, int] = {}
+        self.rows: dict[str, tuple[int, ...] | None] = {}
         self.outputs = [(o.name, o.ids) for o in outputs]
         self.grids = grids_of(program.values, wanted)
         self.single = len(program.outputs) == 1
@@ -324,9 +383,10 @@ class _Plan:
         return slots
 
     def delivered(self, slots: list[Any]) -> Any:
-        if self.single:
+        if self.single and not self.shown:
             return _gathered(self.outputs[0][1], slots) if self.outputs else None
-        return {name: _gathered(ids, slots) for name, ids in self.outputs}
+        made = {name: _gathered(ids, slots) for name, ids in self.outputs}
+        return {**made, KEY: {a: slots[k] for a, k in self.shown.items()}} if self.shown else made
 
 
 def _live(program: Program, outputs: Iterable[ProgramOutput]) -> list[Step]:
@@ -347,20 +407,23 @@ def _calls(steps: Sequence[AnyStep], built: Mapping[str, Home], wanted: Iterable
 def _prepared(step: Prepared, built: Mapping[str, Home]) -> Home:
     """The callable of a prepared step."""
     homes, guards = ([built[s.module] for s in steps] for steps in (step.parts, step.guards))
-    plain = _Parts(_calls(step.parts, built, step.outputs), step.reads, step.outputs[0])
+    plain = _Parts(
+        [s.address for s in step.parts], _calls(step.parts, built, step.outputs), step.reads, step.outputs[0]
+    )
     return {"": Evaluated(step, homes, guards, plain)}, ""
 
 
 class _Parts:
-    """Steps as one callable, on the values they need from outside."""
+    """Steps as one callable, on the values they need from outside; with what they give `also`, by slots."""
 
-    def __init__(self, calls: Sequence[Call], reads: Sequence[int], target: int):
-        self.calls, self.reads, self.target = calls, reads, target
+    def __init__(self, addresses: Sequence[str], calls: Sequence[Call], reads: Sequence[int], target: int):
+        self.addresses, self.calls, self.reads, self.target = addresses, calls, reads, target
+        self.also: tuple[int, ...] = ()
 
     def __call__(self, *values: Any) -> Any:
         slots = dict(zip(self.reads, values, strict=True))
         _steps(self.calls, slots)
-        return slots[self.target]
+        return {k: slots[k] for k in (self.target, *self.also)} if self.also else slots[self.target]
 
 
 def _steps(calls: Sequence[Call], slots: Any) -> None:

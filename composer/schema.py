@@ -282,6 +282,12 @@ def _changes() -> Schema:
             "list per source of checkpoints (`official`, `transformers`, …).",
             "anyOf": [rules, {"type": "object", "additionalProperties": rules}],
         },
+        "tap": {
+            **lists,
+            "items": {"type": "string"},
+            "description": "Addresses of attentions, such as `blocks.*.attention`; the network then also gives their "
+            "weights, under `taps`. What names no attention is an error.",
+        },
     }
 
 

@@ -1,4 +1,5 @@
-"""What a leaf promises about the function that it computes, so that passes may rewrite it without knowing its name.
+"""What a leaf promises about the function that it computes, so that passes may rewrite it, and taps and pictures look
+into it, without knowing its name.
 
 A block says so in `traits()`. One that promises nothing is left as it is; one that promises what is not true gives a
 network whose passes change its results, which the conformance of `tests/test_passes.py` would show.
@@ -26,6 +27,13 @@ class Traits:
     fresh         y is new memory, that of no input, parameter or earlier call; as it is of linear and scaling leaves
     constant      what y depends on. weights: on the parameters and buffers of the module itself. shape: on the
                   shape, dtype and device of the first port, as long as no other port is connected
+    attends       y is a sum of values with weights. Named are the ports on whose tokens queries and keys stand. Called
+                  with `need_weights=True` besides, the module gives y and how it weighed (see `composer.attention`),
+                  and computes y from these weights; called with the numbers of some queries, a tensor (R,), it gives
+                  those of these
+    position      y tells tokens where they are. code: what it adds to its first port, or y alone, of numbers for each
+                  token. angles: by which they turn. bias: (heads, n, n), added to the scores of attention. It depends
+                  on the numbers of no port but the first, to which it adds
     """
 
     linear: Literal["", "cells", "grid"] = ""
@@ -36,3 +44,5 @@ class Traits:
     in_place: bool = False
     fresh: bool = False
     constant: Literal["", "weights", "shape"] = ""
+    attends: tuple[str, str] | None = None
+    position: Literal["", "code", "angles", "bias"] = ""

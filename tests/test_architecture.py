@@ -24,7 +24,7 @@ WALK = [
     "causes",
     *"prepared kernels".split(),
     *PASSES,
-    *"passes writing document flat locking keymap init fitting segments evaluating module weights exporters".split(),
+    *"passes writing document flat locking keymap init fitting segments taps evaluating attention module weights exporters".split(),
     *"exporters.wanting exporters.tracing exporters.torch exporters.onnx exporters.netron".split(),
     *"figures memory budget storages".split(),
     *"cost mending compose remedies doctor".split(),

@@ -39,6 +39,7 @@ def check(
     """Check names, wiring, types and sizes. Builds nothing."""
     from composer.sizes import summary
     from composer.strides import multiples
+    from composer.taps import attentions, fitting
 
     loaded = common.load(blueprint, overrides, plugin)
     program, missing = typed(loaded)
@@ -64,6 +65,8 @@ def check(
     print(f"  {inputs} -> {outputs}")
     for line in lines:
         print(f"  sizes  {line}")
+    if loaded.tap:
+        print(f"  taps   {', '.join(n.address for n in fitting(attentions(program), loaded.tap))}")
     if loaded.lock is not None:
         print(f"  lock   {loaded.lock.summary()}")
 
@@ -195,6 +198,12 @@ def show(
     flat: Annotated[bool, typer.Option("--flat", help="The blueprint in full: parameters, edits, copies.")] = False,
     depth: Annotated[int | None, typer.Option(help="How many levels to open.")] = None,
     passes: Annotated[bool, typer.Option("--passes", help="Which passes rewrite what, instead.")] = False,
+    position: Annotated[
+        bool, typer.Option("--position", help="A picture of how alike positions are, instead.")
+    ] = False,
+    at: Annotated[list[str] | None, typer.Option(help="With --position: only these blocks of positions.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="With --position: weights, .safetensors or .pt.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="With --position: the PNG to write.")] = None,
     without: common.Without = None,
     plugin: common.Plugins = None,
     json: common.Json = False,
@@ -211,6 +220,8 @@ def show(
 
         write_text(html, page(loaded))
         return print(f"wrote {html}")
+    if position:
+        return show_positions(loaded, tuple(at or ()), weights, output or Path(f"{loaded.name}.position.png"))
     program, missing = typed(loaded) if loaded.lock is None else seen(loaded)
     if (passes or without) and not missing:
         return show_passes(loaded, program, without or (), json)
@@ -227,6 +238,27 @@ def show(
         raise typer.Exit(1)
     if missing:
         raise BlueprintError(missing)
+
+
+def show_positions(loaded: Blueprint, patterns: tuple[str, ...], weights: Path | None, output: Path) -> None:
+    """K = PPᵀ of every block of positions, as a picture."""
+    from composer import imaging, similarity, similarity_figure
+    from composer.module import build
+
+    program = loaded.check()
+    steps = similarity.chosen(program, patterns)
+    imaging.check_output(output, suffixes=(".png",))
+    shown = steps[: similarity_figure.MOST]
+    network = loaded.build(weights=weights) if weights else build(similarity.only(program, shown))
+    found = list(similarity.codes(program, network, shown))
+    learned = any(step.block.weightless is False for step in steps)
+    untrained = " (untrained)" if weights is None and learned else ""
+    similarity_figure.draw(found, output, f"{loaded.name}{untrained} · positions")
+    if untrained:
+        print("Tables are as they are before training: no weights were given. Give them with --weights.")
+    if len(steps) > len(found):
+        print(f"{len(found)} of {len(steps)} blocks of positions are drawn; choose others with --at ADDRESS")
+    print(f"wrote {output}")
 
 
 def draw(description: dict[str, Any], svg: Path | None, depth: int | None, full: bool) -> None:

@@ -17,7 +17,11 @@ from composer.diagnostics import BlueprintError, Diagnostic, PluginError
 from composer.segmenting import segmentation
 
 if TYPE_CHECKING:
+    from composer.attention import Taps
+    from composer.attention_maps import Sight
     from composer.figures import Cost
+    from composer.imaging import Volume
+    from composer.inference import Program
     from composer.remedies import Request
 
 
@@ -45,6 +49,12 @@ def run(
     dtype: Annotated[str, typer.Option(help="Of the network: fp32, bf16 or fp16.")] = "fp32",
     without: common.Without = None,
     force: Annotated[bool, typer.Option("--force", help="Also what will not fit into the memory.")] = False,
+    tap: Annotated[
+        list[str] | None, typer.Option("--tap", help="Also draw attention: of a node, such as 'blocks.*.attention'.")
+    ] = None,
+    query: Annotated[
+        list[str] | None, typer.Option("--query", help="A voxel whose attention is drawn: X,Y,Z of the file.")
+    ] = None,
     plugin: common.Plugins = None,
 ) -> None:
     """Segment an image: sliding windows over the volume, or slice by slice for a 2-D network."""
@@ -52,6 +62,7 @@ def run(
 
     loaded = common.load(blueprint, overrides, plugin)
     program = loaded.check()
+    check_tap(program, tap, query)
     channels, classes, size = segmentation(program, loaded.name)
     position = len(program.inputs) > 1
     imaging.check_output(output, source=image)
@@ -67,15 +78,18 @@ def run(
     if not force and not whole:
         room(size).check(lambda more: common.load(blueprint, [*(overrides or ()), *more], plugin))
     volume = imaging.read_volume(image, channels, rank=len(size), axis=axis)
+    voxels = queried(volume, query, axis)
     volume = imaging.normalize(volume, normalize)
     if whole:
         extent = imaging.extent(volume, len(size), axis)
         fits(loaded, extent, channels)
         if not force:
             room(extent).check(windows=room(size))
+        if tap:
+            unpadded(program, extent)
         size = extent
-    voxels, window = (" × ".join(map(str, n)) for n in (volume.shape, size))
-    print(f"{loaded.name} on {image.name}: {voxels} voxels, windows of {window}")
+    said, window = (" × ".join(map(str, n)) for n in (volume.shape, size))
+    print(f"{loaded.name} on {image.name}: {said} voxels, windows of {window}")
     network = loaded.build(weights=weights, without=without or (), force=force).to(home, torch_dtype(dtype))
     if weights is None:
         print("This network is untrained: no weights were given, so its labels mean nothing. Give them with --weights.")
@@ -89,6 +103,73 @@ def run(
     legend = dict(enumerate(names.split(","), 1)) if names else None
     imaging.draw_overlay(volume, labels, drawn, title=f"{loaded.name}{untrained} · {image.name}", names=legend)
     print(f"wrote {output}\nwrote {drawn}")
+    if tap:
+        from composer.attention_maps import Sight
+
+        sight = Sight(network, volume, size, axis, position)
+        draw_attention(sight, network.tap(*tap), voxels, output, f"{loaded.name}{untrained}")
+
+
+def check_tap(program: Program, patterns: list[str] | None, queries: list[str] | None) -> None:
+    """Refuse what `--tap` cannot name, before anything is built."""
+    from composer.taps import attentions, chosen
+
+    if queries and not patterns:
+        text = "`--query` says from where attention is drawn, and no `--tap` says of which node"
+        raise BlueprintError(Diagnostic("BP201", text, help=("add for example `--tap '**'`",)))
+    chosen(attentions(program), dict.fromkeys(patterns or ()), program.types)
+
+
+def unpadded(program: Program, size: tuple[int, ...]) -> None:
+    """Refuse an image that the network pads: where its cells lie in the image cannot be told then."""
+    from composer.sizes import violations
+
+    if list(violations(program.constraints, dict(zip(program.inputs[0].axes, size, strict=True)), None)):
+        text = f"the network pads an image of {' × '.join(map(str, size))}, and attention is placed in windows only"
+        raise BlueprintError(Diagnostic("BP841", text, help=("leave out `--whole`",)))
+
+
+def queried(volume: Volume, queries: list[str] | None, axis: str) -> list[tuple[int, ...]]:
+    """The voxels that `--query` names, as the network sees the image."""
+    from composer.attention_maps import as_seen
+
+    return [as_seen(volume, parse_voxel(q), axis) for q in queries or ()]
+
+
+def draw_attention(sight: Sight, taps: Taps, voxels: list[tuple[int, ...]], output: Path, title: str) -> None:
+    """A picture for each tapped node, one of all of them, and their numbers, beside the output."""
+    from composer import attention_figure, attention_maps
+
+    taps.close()  # it has said which nodes there are; what is asked of them depends on the window
+    voxels = voxels or attention_maps.chosen_voxels(sight.volume, len(sight.size), sight.axis)
+    stem = output.name.removesuffix(".gz").removesuffix(".nii")
+    found, placed = [], []
+    for gazes in sight.gazes(list(taps.nodes.values()), voxels):
+        found += gazes
+        if gazes[0].times is None:
+            print(f"{gazes[0].address}: its keys have no place in the image, so there are only numbers of it")
+            continue
+        placed.append(gazes[0])
+        path = output.with_name(f"{stem}.{gazes[0].address}.png")
+        attention_figure.draw_node(sight, gazes, path, f"{title} · {gazes[0].address}")
+        print(f"wrote {path}")
+    if len(placed) > 1:
+        path = output.with_name(f"{stem}.taps.png")
+        attention_figure.draw_nodes(sight, placed, path, f"{title} · from voxel {', '.join(map(str, placed[0].voxel))}")
+        more = len(placed) - attention_figure.MOST
+        print(f"wrote {path}" + (f" (without the last {more} nodes)" if more > 0 else ""))
+    attention_maps.save(found, output.with_name(f"{stem}.taps.npz"))
+    print(f"wrote {output.with_name(f'{stem}.taps.npz')}")
+    print("These maps show where weights of attention lie. They do not explain what the network decided.")
+
+
+def parse_voxel(text: str) -> tuple[int, ...]:
+    """`90,100,80` as numbers."""
+    words = [w.strip() for w in text.split(",")]
+    if len(words) != 3 or not all(w.isdigit() for w in words):
+        text = f"`--query {text}` is no voxel"
+        raise BlueprintError(Diagnostic("BP201", text, help=("write its numbers in the file: --query 90,100,80",)))
+    return tuple(map(int, words))
 
 
 def fits(loaded: Blueprint, size: tuple[int, ...], channels: int) -> None:

@@ -22,6 +22,7 @@ from torch.export import Dim, ExportedProgram
 from composer.diagnostics import BlueprintError, ComposerError, Diagnostic
 from composer.liveness import ids_of
 from composer.module import Network
+from composer.taps import KEY
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,22 @@ def trace(network: Network, shapes: Mapping[str, tuple[int, ...]]) -> Traced:
     given = tuple(i.name for i in network.inputs if i.name in shapes)
     outputs = tuple(n for o in network.outputs if not o.training for n in _output_names(o.name, o.ids))
     try:
-        return Traced(_exported(network, _inputs(shapes, given, 2), open_batch=True), given, outputs, True)
+        made = _exported(network, _inputs(shapes, given, 2), open_batch=True)
+        return Traced(made, given, (*outputs, *_tap_names(made)), True)
     except ComposerError:
         raise
     except Exception:  # the batch may be what cannot stay open: then it is fixed, and only then it is a mistake
-        return Traced(_fixed(network, _inputs(shapes, given)), given, outputs, False)
+        made = _fixed(network, _inputs(shapes, given))
+        return Traced(made, given, (*outputs, *_tap_names(made)), False)
+
+
+def _tap_names(program: ExportedProgram) -> list[str]:
+    """`taps.blocks.0.attention.weights`: what a network with `tap:` gives besides, in the order in which torch lists
+    it."""
+    spec = program.call_spec.out_spec
+    made = spec.unflatten(range(spec.num_leaves)) if spec is not None else None
+    found = made.get(KEY, {}) if isinstance(made, dict) else {}
+    return [f"{KEY}.{address}.{part}" for address, parts in found.items() for part in parts]
 
 
 def _fixed(network: Network, inputs: dict[str, Tensor]) -> ExportedProgram:

@@ -16,6 +16,7 @@ from composer import (
     Scope,
     Size,
     Slot,
+    Traits,
     Type,
     Value,
     ceil_div,
@@ -65,6 +66,9 @@ class Attend(Block):
             rule.equal(k.length, mask.length, f"keys {k} and mask {mask} differ in number")
             rule.need(mask.channels == 1, f"a mask of keys has one channel, not {mask.channels}", "BP301")
         return q.with_(channels=v.channels)
+
+    def traits(self) -> Traits:
+        return Traits(attends=("q", "k"))
 
     def build(self) -> Any:
         from composer_blocks.modules.attention import Attend as Module
@@ -229,6 +233,9 @@ class WindowedAttention(Block):
         for a, b in zip(tokens.grid, windows, strict=False):
             rule.equal(a, b, f"tokens {tokens} are not those of the windows of {x}")
         return {"x": x, "tokens": tokens}
+
+    def traits(self) -> Traits:
+        return Traits(attends=("x", "x"))
 
     def build(self, x: Type, context: Type | None) -> Any:
         from composer_blocks.modules.attention import WindowAttention as Module

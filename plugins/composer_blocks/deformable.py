@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from composer import Block, Positive, Rule, Scope, Type, Value
+from composer import Block, Positive, Rule, Scope, Traits, Type, Value
 from composer_blocks.attention import check_heads
 from composer_blocks.convolution import Linear
 from composer_blocks.parts import Add
@@ -88,6 +88,9 @@ class Sample(Block):
             for a, b in ((a, b) for m, n in zip(maps, mask, strict=True) for a, b in zip(m.grid, n.grid, strict=True)):
                 rule.equal(a, b, text)
         return offsets.with_(channels=maps[0].channels)
+
+    def traits(self) -> Traits:
+        return Traits(attends=("offsets", "maps"))
 
     def build(self, maps: list[Type]) -> Any:
         from composer_blocks.modules.deformable import Sample as Module

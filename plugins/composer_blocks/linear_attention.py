@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from composer import Block, Number, Positive, Rule, Scope, Type, Value
+from composer import Block, Number, Positive, Rule, Scope, Traits, Type, Value
 from composer_blocks.attention import check_heads
 from composer_blocks.convolution import Linear
 from composer_blocks.parts import Add
@@ -24,6 +24,9 @@ class AttendLinear(Block):
             rule.equal(k.length, mask.length, f"keys {k} and mask {mask} differ in number")
             rule.need(mask.channels == 1, f"a mask of keys has one channel, not {mask.channels}", "BP301")
         return q
+
+    def traits(self) -> Traits:
+        return Traits(attends=("q", "k"))
 
     def build(self) -> Any:
         from composer_blocks.modules.linear_attention import AttendLinear as Module

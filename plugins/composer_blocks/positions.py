@@ -23,6 +23,9 @@ class PositionTable(Block):
             rule.equal(x.length, rows, f"{x.length} tokens must be the {rows} of the position table", "BP403")
         return x
 
+    def traits(self) -> Traits:
+        return Traits(position="code")
+
     def build(self, x: Type, like: Type | None) -> Any:
         from composer_blocks.modules.positions import Learned, Resized
 
@@ -48,6 +51,9 @@ class AxisTables(Block):
         for n in x.grid:
             rule.at_least(self.rows - n, 0, f"{self.rows} rows of a position table")
         return x
+
+    def traits(self) -> Traits:
+        return Traits(position="code")
 
     def build(self, x: Type) -> Any:
         from composer_blocks.modules.positions import PerAxis
@@ -109,7 +115,7 @@ class RelativePosition(Block):
         return x.with_(grid=(prod(_cells(x)),) * 2)
 
     def traits(self) -> Traits:
-        return Traits(constant="weights")
+        return Traits(constant="weights", position="bias")
 
     def build(self, x: Type, full: Type | None) -> Any:
         from composer_blocks.modules.positions import Relative
@@ -165,7 +171,9 @@ class SinePosition(Block):
         return x
 
     def traits(self) -> Traits:
-        return Traits(constant="" if self.add or self.places is not None else "shape")
+        if self.places is not None:
+            return Traits()
+        return Traits(constant="" if self.add else "shape", position="code")
 
     def _of_places(self, rule: Rule, x: Type, places: int, mask: Type | None) -> Type:
         rule.need(places % 2 == 0, f"`places` is even, a sine and a cosine for each wavelength, not {places}", "BP401")
@@ -204,7 +212,7 @@ class RotaryPosition(Block):
         return x.with_(channels=x.channels // 2)
 
     def traits(self) -> Traits:
-        return Traits(constant="shape")
+        return Traits(constant="shape", position="angles")
 
     def build(self, x: Type, rank: int) -> Any:
         from composer_blocks.modules.rotation import Angles

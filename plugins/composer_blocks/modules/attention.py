@@ -18,23 +18,50 @@ def scale_of(scale: str | float, head: int, width: int) -> float:
 
 
 class Attend(nn.Module):
-    """q (B, N, C), k (B, M, C), v (B, M, D), mask (B, M, 1) true where a key may be seen -> (B, N, D)."""
+    """q (B, N, C), k (B, M, C), v (B, M, D), mask (B, M, 1) true where a key may be seen -> (B, N, D).
+
+    With `need_weights` also {"weights": (B, heads, N, M)}, as they are before dropout; where it is the numbers (R,) of
+    some queries those of these, (B, heads, R, M), and then the fused kernel stays at work.
+    """
 
     def __init__(self, heads: int, scale: str | float, softmax: str, dropout: float, causal: bool = False):
         super().__init__()
         self.heads, self.scale, self.softmax, self.dropout, self.causal = heads, scale, softmax, dropout, causal
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, need_weights: bool | Tensor = False
+    ) -> Any:
         scale = scale_of(self.scale, q.shape[-1] // self.heads, q.shape[-1])
         q, k, v = (torch.unflatten(t, -1, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))
         seen = self._seen(k, mask)
-        dropout = self.dropout if self.training else 0.0
-        if self.softmax == "keys":
+        if self.softmax == "keys" and need_weights is not True:
+            dropout = self.dropout if self.training else 0.0
             y = functional.scaled_dot_product_attention(q, k, v, attn_mask=seen, dropout_p=dropout, scale=scale)
+            a = None
         else:
-            a = (q @ k.transpose(-1, -2) * scale).softmax(-2)
-            y = functional.dropout(a if seen is None else a * seen, dropout, self.training) @ v
-        return y.transpose(1, 2).flatten(2)
+            a = self._weights(q @ k.transpose(-1, -2) * scale, seen)
+            y = functional.dropout(a, self.dropout, self.training) @ v
+        y = y.transpose(1, 2).flatten(2)
+        if need_weights is False:
+            return y
+        if isinstance(need_weights, Tensor):
+            a = self._some(q, k, seen, scale, need_weights) if a is None else a[:, :, need_weights]
+        return y, {"weights": a}
+
+    def _some(self, q: Tensor, k: Tensor, seen: Tensor | None, scale: float, rows: Tensor) -> Tensor:
+        """The weights of some queries, whose softmax is over keys."""
+        if seen is not None and seen.shape[-2] > 1:
+            seen = seen[..., rows, :]
+        return self._weights(q[:, :, rows] @ k.transpose(-1, -2) * scale, seen)
+
+    def _weights(self, scores: Tensor, seen: Tensor | None) -> Tensor:
+        """(B, heads, N, M) of the scores; a query that sees no key has weights of zero, as in torch's fused kernel."""
+        if self.softmax == "queries":
+            a = scores.softmax(-2)
+        else:
+            lowest = torch.finfo(scores.dtype).min
+            a = (scores if seen is None else scores.masked_fill(~seen, lowest)).softmax(-1)
+        return a if seen is None else a * seen
 
     def _seen(self, k: Tensor, mask: Tensor | None) -> Tensor | None:
         """Which keys each query sees, as (B, 1, N or 1, M)."""
@@ -50,7 +77,12 @@ class Attend(nn.Module):
 
 class WindowAttention(Derived):
     """x, context (B, *grid, C), tokens (count, C) or (B, windows·count, C), bias (heads, n, n) -> (B, *grid, C), and
-    with tokens a dict, in which they are (B, *windows, count, C)."""
+    with tokens a dict, in which they are (B, *windows, count, C).
+
+    With `need_weights` also {"weights": (B, windows, heads, n, n), "cells": (windows, n)}: n counts the tokens of a
+    window, then its cells. `cells` numbers them along the flat grid of x; -1 is padding, -2, -3, … are tokens. Where it
+    is the numbers of some cells, only of the windows that hold these.
+    """
 
     def __init__(
         self,
@@ -89,7 +121,12 @@ class WindowAttention(Derived):
         return any(self.shift) and self.mask is not None
 
     def forward(
-        self, x: Tensor, context: Tensor | None = None, tokens: Tensor | None = None, bias: Tensor | None = None
+        self,
+        x: Tensor,
+        context: Tensor | None = None,
+        tokens: Tensor | None = None,
+        bias: Tensor | None = None,
+        need_weights: bool | Tensor = False,
     ) -> Any:
         grid = list(x.shape[1:-1])
         padded = self._padded(grid)
@@ -100,11 +137,25 @@ class WindowAttention(Derived):
         extra = 0 if front is None else front.shape[2]
         scores = self._scores(padded, x, bias)
         scores = scores if scores is None or not extra else functional.pad(scores, (extra, 0, extra, 0))
-        y = self.project(self._attend(query, self.key(others), self.value(others), scores))
-        pixels = self._restored(y[:, :, extra:], grid, padded)
-        if front is None:
-            return pixels
-        return {"x": pixels, "tokens": torch.unflatten(y[:, :, :extra], 1, self._counts(padded))}
+        y, weights = self._attend(query, self.key(others), self.value(others), scores)
+        y = self.project(y)
+        made: Any = self._restored(y[:, :, extra:], grid, padded)
+        if front is not None:
+            made = {"x": made, "tokens": torch.unflatten(y[:, :, :extra], 1, self._counts(padded))}
+        if need_weights is False:
+            return made
+        cells = self._cells(grid, padded, extra, x)
+        if isinstance(need_weights, Tensor):
+            holds = torch.isin(cells, need_weights).any(1)
+            weights, cells = weights[:, holds], cells[holds]
+        return made, {"weights": weights, "cells": cells}
+
+    def _cells(self, grid: list[int], padded: list[int], extra: int, like: Tensor) -> Tensor:
+        """Which cell of the grid each place of each window is, tokens in front: (windows, extra + n)."""
+        numbers = torch.arange(1, prod(grid) + 1, device=like.device).view(1, *grid, 1)  # 0 is what is padded
+        cells = self._windows(numbers, padded, None)[0, :, :, 0] - 1
+        front = torch.arange(-2, -2 - extra, -1, device=like.device)
+        return torch.cat([front.expand(cells.shape[0], -1), cells], 1)
 
     def _counts(self, padded: list[int]) -> list[int]:
         return [p // w for p, w in zip(padded, self.window, strict=True)]
@@ -148,13 +199,15 @@ class WindowAttention(Derived):
             y = torch.roll(y, list(self.shift), list(range(1, rank + 1)))
         return _corner(y, grid) if self.pad and self.pad_first else y
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, scores: Tensor | None) -> Tensor:
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, scores: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The values weighed, (B, windows, n, C), and the weights before dropout, (B, windows, heads, n, n)."""
         q, k, v = (torch.unflatten(t, -1, (self.heads, -1)).transpose(-3, -2) for t in (q, k, v))
         a = (q * scale_of(self.scale, q.shape[-1], q.shape[-1])) @ k.transpose(-1, -2)
         if scores is not None:
             a = a + scores
-        a = functional.dropout(a.softmax(-1), self.dropout, self.training)
-        return (a @ v).transpose(-3, -2).flatten(-2)
+        a = a.softmax(-1)
+        y = functional.dropout(a, self.dropout, self.training) @ v
+        return y.transpose(-3, -2).flatten(-2), a
 
     def _scores(self, padded: list[int], x: Tensor, bias: Tensor | None) -> Tensor | None:
         """What is added to the scores: (heads, n, n), or (windows, heads, n, n) under a shift."""

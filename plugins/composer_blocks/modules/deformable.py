@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import pi
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -75,6 +76,10 @@ class Centres(nn.Module):
 class Sample(nn.Module):
     """offsets (B, N, heads·L·points·rank), weights (B, N, heads·L·points), reference (B, N, rank or 2·rank), maps
     [(B, *grid, C)] and masks [(B, *grid, 1)] of L scales -> (B, N, C). The weights of a head's samples become 1 in sum.
+
+    With `need_weights` also {"weights": (B, heads, N, L·points), "places": (B, heads, N, L·points, rank)}: where each
+    sample is taken, 0 to 1 along the axes of the grid in their order, scale by scale; beyond are zeros. Where it is the
+    numbers (R,) of some queries, those of these.
     """
 
     def __init__(self, heads: int, points: int, rank: int, axes: str):
@@ -82,22 +87,36 @@ class Sample(nn.Module):
         self.heads, self.points, self.rank, self.axes = heads, points, rank, order(axes, rank)
 
     def forward(
-        self, offsets: Tensor, weights: Tensor, reference: Tensor, maps: list[Tensor], mask: list[Tensor] | None = None
-    ) -> Tensor:
+        self,
+        offsets: Tensor,
+        weights: Tensor,
+        reference: Tensor,
+        maps: list[Tensor],
+        mask: list[Tensor] | None = None,
+        need_weights: bool | Tensor = False,
+    ) -> Any:
         offsets = torch.unflatten(offsets, -1, (self.heads, len(maps), self.points, self.rank))
         weights = torch.unflatten(weights, -1, (self.heads, -1)).softmax(-1)
         weights = torch.unflatten(weights, -1, (len(maps), self.points))
         reference, offsets = reference.to(precise(reference)), offsets.to(precise(offsets))
         valid = None if mask is None else valid_parts(mask, self.axes, reference.dtype)
-        found = []
+        found, places = [], []
         for k, x in enumerate(maps):
             at = reference
             if valid is not None:
                 at = reference * valid[:, k, None].repeat(1, 1, reference.shape[-1] // self.rank)
             x = x if mask is None else x * mask[k].to(x.dtype)
-            samples = self._samples(x, self._places(at, offsets[:, :, :, k], x.shape[1:-1]))
+            places.append(self._places(at, offsets[:, :, :, k], x.shape[1:-1]))
+            samples = self._samples(x, places[-1])
             found.append((samples * weights[:, :, :, k].transpose(1, 2)[..., None]).sum(3))
-        return sum(found[1:], found[0]).transpose(1, 2).flatten(2)
+        y = sum(found[1:], found[0]).transpose(1, 2).flatten(2)
+        if need_weights is False:
+            return y
+        at = torch.cat(places, 3).transpose(1, 2).flip(-1)  # sampling reads them as x, y, z, whatever they stand for
+        weights = weights.flatten(3).transpose(1, 2)
+        if isinstance(need_weights, Tensor):
+            weights, at = weights[:, :, need_weights], at[:, :, need_weights]
+        return y, {"weights": weights, "places": at}
 
     def _places(self, reference: Tensor, offsets: Tensor, grid: torch.Size) -> Tensor:
         """offsets (B, N, heads, points, rank) -> places 0 to 1 of the same shape."""
