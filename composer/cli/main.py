@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from composer.cli import (
+    benching,
     building,
     changing,
     checking,
@@ -60,6 +61,7 @@ checking.add_to(app)
 costing.add_to(app)
 building.add_to(app)
 running.add_to(app)
+benching.add_to(app)
 changing.add_to(app)
 locking.add_to(app)
 exporting.add_to(app)

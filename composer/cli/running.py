@@ -49,8 +49,9 @@ def run(
     plugin: common.Plugins = None,
 ) -> None:
     """Segment an image: sliding windows over the volume, or slice by slice for a 2-D network."""
-    from composer import imaging
+    from composer import allocator, imaging
 
+    allocator.tune()
     loaded = common.load(blueprint, overrides, plugin)
     program = loaded.check()
     channels, classes, size = segmentation(program, loaded.name)
