@@ -24,7 +24,7 @@ def tune() -> bool:
     """Blocks of any size come from the heap, and the heap is kept. Whether glibc took it so."""
     settings = ((MMAP_THRESHOLD, KEPT), (TRIM_THRESHOLD, KEPT), (TOP_PAD, PAD))
     mallopt = _mallopt()
-    return mallopt is not None and all([mallopt(name, value) == 1 for name, value in settings])
+    return mallopt is not None and all(mallopt(name, value) == 1 for name, value in settings)
 
 
 def _mallopt() -> ctypes._NamedFuncPointer | None:

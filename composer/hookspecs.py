@@ -64,5 +64,5 @@ def register_replacements() -> Iterable[Replacement]:
 
 @hookspec
 def register_references() -> Iterable[Reference]:
-    """Other implementations of blueprints' networks, for `composer bench`; their packages are imported when asked for."""
+    """Other implementations of blueprints' networks, for `composer bench`. Importing them must not import torch."""
     return ()

@@ -91,11 +91,17 @@ def rules_of(init: Iterable[Any]) -> list[Rule]:
 
 
 @torch.no_grad()
-def initialize(network: nn.Module, init: Iterable[Any]) -> None:
-    """Fill the parameters that the rules name."""
+def initialize(network: nn.Module, init: Iterable[Any], named: Callable[[Tensor], None] = lambda _: None) -> None:
+    """Fill the parameters that the rules name; `named` hears of each before."""
     rules = rules_of(init)
     for address, module in network.named_modules() if rules else ():
         for name, parameter in module.named_parameters(recurse=False):
-            rule = next((r for r in rules if name in r.fills and r.names(address, module)), None)
+            rule = rule_for(rules, address, module, name)
             if rule is not None and not parameter.is_meta:
+                named(parameter)
                 rule.fills[name](parameter)
+
+
+def rule_for(rules: Iterable[Rule], address: str, module: nn.Module, name: str) -> Rule | None:
+    """The first rule that names a parameter of the module at an address."""
+    return next((r for r in rules if name in r.fills and r.names(address, module)), None)

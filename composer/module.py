@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, noop_context_fn
 
 from composer.addresses import Pattern
+from composer.beginning import begin, begun
 from composer.diagnostics import BlueprintError, Diagnostic, PluginError, listing, nearest, raised_at
 from composer.dims import Size, symbols_of
 from composer.evaluating import Evaluated, Home, recording
 from composer.fitting import Fit, fit, grids_of
 from composer.inference import Program, ProgramInput, ProgramOutput, Step, is_move
-from composer.init import initialize
 from composer.kernels import tensors_of
 from composer.liveness import ids_of, needed
 from composer.prepared import AnyStep, Prepared, at_evaluation
@@ -49,9 +49,7 @@ class InputError(BlueprintError, ValueError):
 def build(program: Program, device: Any = None) -> Network:
     """The network of a program, initialized as its blueprint says."""
     with torch.device(device) if device is not None else nullcontext():
-        network = Network(program)
-        initialize(network, program.graph.blueprint.init)
-    return network
+        return begun(lambda: Network(program), program.graph.blueprint.init)
 
 
 class Network(nn.Module):
@@ -90,18 +88,29 @@ class Network(nn.Module):
             if any(isinstance(s, Prepared) for s in steps):
                 self._prepared[tuple(present)] = _Plan(each, steps, parts, [o for o in each.outputs if not o.training])
 
+    def initialize(self) -> Self:
+        """First values for every tensor, as `build` gives them: for a network that was built on `meta` and given memory
+        by `to_empty(device=…)`. Returns the network."""
+        begin(self, self._anew, self.blueprint.init)
+        return self
+
+    def _anew(self) -> Iterator[tuple[str, nn.Module | nn.Parameter]]:
+        """What each step owns, made once more where the network is."""
+        program: Program = self.blueprint.optimized()  # type: ignore[attr-defined]
+        home = next((t.device for t in (*self.parameters(), *self.buffers())), torch.get_default_device())
+        done: set[str] = set()
+        for each in (program, *program.alternatives.values()):
+            for step in each.steps:
+                if step.module not in done:
+                    done.add(step.module)
+                    with home:
+                        made = _made(step, each.built)
+                    if isinstance(made, (nn.Module, nn.Parameter)):
+                        yield step.module, made
+
     def _built(self, step: Step, env: Mapping[str, int]) -> Home:
         """The module of a step, registered under its address."""
-        types = {p: _at(t, env) for p, t in step.types.items()}
-        try:
-            made = step.block.build(**step.block.build_arguments(_Numbers(step.rank), types, step.layout))  # type: ignore[arg-type]
-        except BlueprintError:
-            raise
-        except Exception as fault:
-            text = f"`{step.block.name}` cannot be built at `{step.address}`: {type(fault).__name__}: {fault}"
-            place = raised_at(fault, type(step.block).__module__)
-            notes, help = (f"options: {step.block!r:.200}", f"at {place}"), ("tell the author of the block",)
-            raise PluginError(Diagnostic("BP604", text, step.span, notes=notes, help=help)) from fault
+        made = _made(step, env)
         if isinstance(made, nn.Parameter):
             owner = self._container(step.module.rpartition(".")[0])
             name = step.module.rpartition(".")[2]
@@ -242,6 +251,21 @@ class Network(nn.Module):
 
     def extra_repr(self) -> str:
         return f"blueprint={self.blueprint.name!r}"
+
+
+def _made(step: Step, env: Mapping[str, int]) -> Any:
+    """What a block builds for a step: a module, a parameter or a function."""
+    types = {p: _at(t, env) for p, t in step.types.items()}
+    try:
+        made = step.block.build(**step.block.build_arguments(_Numbers(step.rank), types, step.layout))  # type: ignore[arg-type]
+    except BlueprintError:
+        raise
+    except Exception as fault:
+        text = f"`{step.block.name}` cannot be built at `{step.address}`: {type(fault).__name__}: {fault}"
+        place = raised_at(fault, type(step.block).__module__)
+        notes, help = (f"options: {step.block!r:.200}", f"at {place}"), ("tell the author of the block",)
+        raise PluginError(Diagnostic("BP604", text, step.span, notes=notes, help=help)) from fault
+    return made
 
 
 def watch(network: Network, watcher: Callable[[str, Callable[..., Any]], Callable[..., Any]]) -> None:

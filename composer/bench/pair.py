@@ -7,8 +7,9 @@ or by the blueprint's `weights:`. Gradients go the same way, since a rule moves 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -29,23 +30,29 @@ Tensors = Mapping[str, Tensor]
 
 @dataclass
 class Runner:
-    """One network with what it is fed, in the mode of the case."""
+    """One network with what it is fed, in the mode of the case. `wanted` are the outputs that both networks have."""
 
     label: str
     network: nn.Module
     call: Callable[[Any, Mapping[str, Any]], Any]
     inputs: Mapping[str, Tensor]
     train: bool
+    wanted: Sequence[str] | None = None
 
-    def __call__(self) -> list[Tensor]:
+    def __call__(self) -> dict[str, Tensor]:
         """One forward pass; in training the whole step but the optimizer's, from no gradients to new ones."""
         if not self.train:
             with torch.inference_mode():
-                return outputs(self.call(self.network, self.inputs))
+                return self.outputs()
         self.network.zero_grad(set_to_none=True)
+        found = self.outputs()
+        sum(((o.float() ** 2).mean() for o in found.values()), torch.zeros(())).backward()
+        return {n: o.detach() for n, o in found.items()}
+
+    def outputs(self) -> dict[str, Tensor]:
+        """The outputs of one call."""
         found = outputs(self.call(self.network, self.inputs))
-        sum(((o.float() ** 2).mean() for o in found), torch.zeros(())).backward()
-        return [o.detach() for o in found]
+        return found if self.wanted is None else {n: found[n] for n in self.wanted}
 
     def gradients(self) -> dict[str, Tensor]:
         """The gradient of every tensor of the `state_dict`, zeros where there is none."""
@@ -63,10 +70,11 @@ class Pair:
     moved: Callable[[Tensors], Tensors] = field(default=dict)
 
 
-def outputs(found: Any) -> list[Tensor]:
-    """The tensors of a result, in order."""
-    leaves = tree_leaves(dict(found) if isinstance(found, Mapping) else found)
-    return [t for t in leaves if isinstance(t, Tensor)]
+def outputs(found: Any) -> dict[str, Tensor]:
+    """The tensors of a result by name, or by number where they have none."""
+    named = found.items() if isinstance(found, Mapping) else [("", found)]
+    each = ((n, k, t) for n, value in named for k, t in enumerate(tree_leaves(value)) if isinstance(t, Tensor))
+    return {f"{n}.{k}" if k or not n else n: t for n, k, t in each}
 
 
 def pair(case: Case) -> Pair:
@@ -145,10 +153,15 @@ def equalized(
         converted, plan = convert(given, rules, wanted)
         if plan.complete:
             load_into(network, converted)
-            return "", lambda tensors: convert(tensors, rules, wanted)[0]
+            return "", partial(moved, rules, wanted)
         strange = [*plan.mismatched, *plan.duplicates, *plan.unknown, *plan.missing]
         why[name] = f"under the rules `{name}` {len(strange)} tensors do not fit, such as {strange[0]}"
     return listing(why.values(), 2) or "its keys are not ours, and the blueprint has no `weights:`", dict
+
+
+def moved(rules: Iterable[Any], wanted: Tensors, tensors: Tensors) -> Tensors:
+    """Tensors under our keys."""
+    return convert(tensors, rules, wanted)[0]
 
 
 # --- differences -------------------------------------------------------------------------------------------------
@@ -166,8 +179,8 @@ class Apart:
 
 def apart(both: Pair) -> Apart:
     """Runs both, which also warms them up. Outputs of other shapes are refused."""
+    share(both)
     (ours, random), (other, too) = (drawn(r) for r in (both.ours, both.theirs))
-    fitting(ours, other, both.theirs.label)
     if both.unequal:
         return Apart(why=f"weights could not be made equal: {both.unequal}")
     if random or too:
@@ -178,20 +191,27 @@ def apart(both: Pair) -> Apart:
 def drawn(run: Runner) -> tuple[list[Tensor], bool]:
     """The outputs with a seed, and whether those with another one differ."""
     torch.manual_seed(3)
-    second = run() if run.train else []
+    second = list(run().values()) if run.train else []
     torch.manual_seed(2)
-    first = run()
+    first = list(run().values())
     return first, any(not torch.equal(a, b) for a, b in zip(first, second, strict=False))
 
 
-def fitting(ours: list[Tensor], others: list[Tensor], label: str) -> None:
-    """Refuse outputs that cannot be ours (BP612). More of them are no mistake: networks give some while training."""
-    pairs = list(zip(ours, others, strict=False))
-    if not pairs or any(a.shape != b.shape for a, b in pairs):
-        said = [listing(tuple(t.shape) for t in each) or "no tensor" for each in (others, ours)]
-        text = f"`{label}` gives {said[0]}, the blueprint {said[1]}"
+@torch.no_grad()
+def share(both: Pair) -> None:
+    """Both give just the outputs that both have, by name or in order: networks give some only while training. Where the
+    shapes are others, it is another network (BP612)."""
+    ours, others = both.ours.outputs(), both.theirs.outputs()
+    if set(others) & set(ours):
+        names = [(n, n) for n in ours if n in others]
+    else:
+        names = list(zip(ours, others, strict=False))
+    if not names or any(ours[a].shape != others[b].shape for a, b in names):
+        said = [listing(tuple(t.shape) for t in each.values()) or "no tensor" for each in (others, ours)]
+        text = f"`{both.theirs.label}` gives {said[0]}, the blueprint {said[1]}"
         help = ("make it for the same classes and sizes, and let it return the blueprint's outputs in their order",)
         raise BlueprintError(Diagnostic("BP612", text, help=help))
+    both.ours.wanted, both.theirs.wanted = zip(*names, strict=True)
 
 
 def furthest(ours: list[Tensor], others: list[Tensor]) -> float:
@@ -215,5 +235,3 @@ def _squares(a: Tensor, b: Tensor) -> tuple[float, float]:
 def turns(count: int) -> Iterator[tuple[int, int]]:
     """Who goes first in each round: the other one next time."""
     yield from ((k % 2, 1 - k % 2) for k in range(count))
-
-

@@ -40,10 +40,6 @@ class Rival:
     remark: str = ""
 
 
-class Refused(BlueprintError):
-    """A reference that cannot be this network."""
-
-
 def rival(text: str, blueprint: Blueprint) -> Rival:
     """Whom a text names: an origin (`transformers`), `module:factory`, `plain`, or nothing, the blueprint's own."""
     if text == PLAIN:
@@ -85,13 +81,13 @@ def registered(reference: Reference, blueprint: Blueprint) -> Rival:
 
 
 def translated(reference: Reference, blueprint: Blueprint) -> Any:
-    """The reference's network for these parameters; those that it does not look at must be as the blueprint has them."""
+    """The reference's network for these parameters; those that it does not look at are as the blueprint has them."""
     read = Read(blueprint.values)
     try:
         made = reference.make(read)
     except ValueError as fault:
         text = f"{reference.origin} has no `{blueprint.name}` with these parameters: {fault}"
-        raise Refused(Diagnostic("BP612", text, help=(elsewhere(),))) from fault
+        raise BlueprintError(Diagnostic("BP612", text, help=(elsewhere(),))) from fault
     except Exception as fault:
         text = f"the reference `{reference.key}` failed: {type(fault).__name__}: {fault}"
         package = getattr(reference.make, "__module__", "")
@@ -100,8 +96,9 @@ def translated(reference: Reference, blueprint: Blueprint) -> Any:
     for name, param in blueprint.params.items():
         if name in read.seen or not was_set(param):
             continue
-        text = f"{reference.origin} has nothing like the parameter `{name}` of `{blueprint.name}`, which is {param.value}"
-        raise Refused(Diagnostic("BP612", text, param.value_span, help=(f"leave `{name}` as it is", elsewhere())))
+        text = f"{reference.origin} has nothing like the parameter `{name}`, which is {param.value} here"
+        help = (f"leave `{name}` as it is", elsewhere())
+        raise BlueprintError(Diagnostic("BP612", text, param.value_span, help=help))
     return module(made, f"the reference `{reference.key}`")
 
 
@@ -145,11 +142,9 @@ def by_path(text: str, blueprint: Blueprint) -> Rival:
 
 
 def imported(place: str, text: str) -> Any:
-    """A module by its name or its file; the working directory is on the path, as for `python -m`."""
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
+    """A module by its name or its file."""
     try:
-        return from_file(Path(place)) if place.endswith(".py") else importlib.import_module(place)
+        return from_file(Path(place)) if place.endswith(".py") else from_path(place)
     except ModuleNotFoundError as fault:
         missing = str(fault.name)
         if missing == place or place.startswith(f"{missing}."):
@@ -163,6 +158,13 @@ def imported(place: str, text: str) -> Any:
         raise
     except Exception as fault:
         raise theirs(f"`--against {text}`: importing `{place}` failed", fault, Path(place).stem) from fault
+
+
+def from_path(name: str) -> Any:
+    """A module by its name; the working directory is on the path too, as for `python -m`."""
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    return importlib.import_module(name)
 
 
 def from_file(path: Path) -> Any:

@@ -49,6 +49,7 @@ def same(v: Values, **wanted: Any) -> None:
 
 
 def unet(v: Values) -> Any:
+    """BasicUNet, which has five levels."""
     from monai.networks.nets import BasicUNet
 
     if len(v["widths"]) != 5:
@@ -61,6 +62,7 @@ def unet(v: Values) -> Any:
 
 
 def unetr(v: Values) -> Any:
+    """UNETR, whose transformer has twelve blocks."""
     from monai.networks.nets import UNETR
 
     same(v, depth=12, taps=[3, 6, 9], patch=16)
@@ -72,6 +74,7 @@ def unetr(v: Values) -> Any:
 
 
 def swin_unetr(v: Values) -> Any:
+    """SwinUNETR."""
     from monai.networks.nets import SwinUNETR
 
     if v["downsample"] == "duplicated":
@@ -98,6 +101,7 @@ def vnet(v: Values) -> Any:
 
 
 def attention_unet(v: Values) -> Any:
+    """AttentionUnet."""
     from monai.networks.nets import AttentionUnet
 
     return AttentionUnet(

@@ -9,6 +9,7 @@ from composer import Reference
 
 
 def transformer(v: Mapping[str, Any]) -> Any:
+    """`nn.Transformer`, which notes whether the target is masked."""
     from torch import nn
 
     if not v["final_norm"] or v["position"]:

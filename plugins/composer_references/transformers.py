@@ -24,6 +24,7 @@ def act(value: Any) -> str:
 
 
 def vit(v: Values) -> Any:
+    """ViTForImageClassification."""
     from transformers import ViTConfig, ViTForImageClassification
 
     config = ViTConfig(
@@ -56,7 +57,7 @@ def segformer(v: Values) -> Any:
     """Its norms have eps 1e-5 whatever the configuration says: `eps=1e-5` is the same network."""
     from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
-    v["eps"]  # 1e-6 as in the authors' code changes the seventh digit, and is no reason not to measure
+    v["size"], v["eps"]  # any; 1e-6 as in the authors' code changes the seventh digit, and is no reason not to measure
     config = SegformerConfig(
         num_channels=v["channels"], num_encoder_blocks=len(v["dims"]), depths=list(v["depths"]),
         sr_ratios=list(v["reduce"]), hidden_sizes=list(v["dims"]), patch_sizes=list(v["patches"]),
@@ -92,6 +93,7 @@ def shared(v: Values) -> dict[str, Any]:
 
 
 def detr(v: Values) -> Any:
+    """DetrForObjectDetection on its own ResNet."""
     from transformers import DetrConfig, DetrForObjectDetection
 
     if v["order"] != "post":
@@ -104,6 +106,7 @@ STAGES = {f"backbone.c{n + 1}": f"stage{n}" for n in range(1, 5)}
 
 
 def deformable_detr(v: Values) -> Any:
+    """DeformableDetrForObjectDetection, by its plain PyTorch code."""
     from transformers import DeformableDetrConfig, DeformableDetrForObjectDetection
 
     v["size"]  # any
@@ -116,10 +119,12 @@ def deformable_detr(v: Values) -> Any:
 
 
 def logits(network: Any, inputs: Mapping[str, Any]) -> Any:
+    """Of classifiers and segmenters."""
     return network(inputs["image"]).logits
 
 
 def boxes(network: Any, inputs: Mapping[str, Any]) -> Any:
+    """Of detectors, as the blueprints name them."""
     mask = {"pixel_mask": inputs["mask"][:, 0].long()} if "mask" in inputs else {}
     found = network(pixel_values=inputs["image"], **mask)
     return {"logits": found.logits, "boxes": found.pred_boxes}
