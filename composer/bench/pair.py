@@ -100,11 +100,12 @@ def single(case: Case, ours: bool) -> Runner:
 
 
 def runner(case: Case, label: str, network: nn.Module, call: Callable[..., Any]) -> Runner:
-    """A network ready to run; images are the same for every network."""
+    """A network ready to run. Images are the same for every network, and all weights are trained: some libraries freeze
+    backbones, and would do less work."""
     at = torch.Generator().manual_seed(1)
     dtype = DTYPES[case.dtype]
     inputs = {n: fill(n, torch.randn(s, generator=at)).to(dtype) for n, s in case.shapes.items()}
-    network.to(dtype).train(case.train)
+    network.to(dtype).requires_grad_(True).train(case.train)
     return Runner(label, network, checked(call, label) if label != "ours" else call, inputs, case.train)
 
 
@@ -202,10 +203,8 @@ def share(both: Pair) -> None:
     """Both give just the outputs that both have, by name or in order: networks give some only while training. Where the
     shapes are others, it is another network (BP612)."""
     ours, others = both.ours.outputs(), both.theirs.outputs()
-    if set(others) & set(ours):
-        names = [(n, n) for n in ours if n in others]
-    else:
-        names = list(zip(ours, others, strict=False))
+    named = [(n, n) for n in ours if n in others]
+    names = named or list(zip(ours, others, strict=False))
     if not names or any(ours[a].shape != others[b].shape for a, b in names):
         said = [listing(tuple(t.shape) for t in each.values()) or "no tensor" for each in (others, ours)]
         text = f"`{both.theirs.label}` gives {said[0]}, the blueprint {said[1]}"
