@@ -253,6 +253,11 @@ class Block(BaseModel):
         raise NotImplementedError(type(self).__name__)
 
 
+Block.__annotations__.clear()
+# pydantic knows by now that these are class variables, and would evaluate all of them again for every block that is
+# declared: half of the time in which the shipped blocks are imported
+
+
 @cache
 def _asked(build: Callable[..., Any]) -> tuple[str, ...]:
     """The names of what a `build` asks for; looking at a signature takes as long as making a small module."""

@@ -210,7 +210,7 @@ def _installed(only: frozenset[str] | None = None) -> Registry:
             registry = _loaded(registry, point)
         else:
             off.append(point.name)
-    known = {name for point in points for name in (canonical(point.name), _distribution(point))}
+    known = {name for point in points if only for name in (canonical(point.name), _distribution(point))}
     unknown = sorted((only or frozenset()) - known)
     return replace(registry, off=tuple(off), notices=(*registry.notices, *map(_unknown, unknown)))
 
@@ -220,8 +220,10 @@ def _distribution(point: EntryPoint) -> str:
 
 
 def _is_on(point: EntryPoint, only: frozenset[str] | None) -> bool:
+    if only is None:  # looking up a distribution takes as long as importing a small plugin
+        return True
     own = _distribution(point)
-    return only is None or own == OWN or bool({canonical(point.name), own} & only)
+    return own == OWN or bool({canonical(point.name), own} & only)
 
 
 def _unknown(name: str) -> Diagnostic:
