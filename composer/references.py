@@ -41,15 +41,15 @@ class Reference:
 class Read(Mapping[str, Any]):
     """Parameters that note who was asked for."""
 
-    values: Mapping[str, Any]
+    held: Mapping[str, Any]
     seen: set[str] = field(default_factory=set)
 
     def __getitem__(self, name: str) -> Any:
         self.seen.add(name)
-        return self.values[name]
+        return self.held[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.values)
+        return iter(self.held)
 
     def __len__(self) -> int:
-        return len(self.values)
+        return len(self.held)

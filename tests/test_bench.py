@@ -253,6 +253,14 @@ def test_ratios_are_of_rounds_and_the_median_counts() -> None:
     assert geometric([2, 8]) == pytest.approx(4)
 
 
+def test_other_weights_would_be_seen(here: Path) -> None:
+    both = pair(mine("Mine", train=True))
+    with torch.no_grad():
+        both.theirs.network.get_parameter("head.bias").add_(0.1)
+    found = apart(both)
+    assert min(found.outputs or 0, found.gradients or 0) > 1e-3
+
+
 def test_dropout_is_seen_and_not_compared() -> None:
     found = timed(Case("vit", (*VIT, "dropout=0.5"), IMAGE, train=True, rounds=1))
     assert found.apart.outputs is None

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 import composer
+from composer.init import FILLS
 from composer.waiting import FILLINGS, Waiting
 
 SOME = ("vit", "swin_unetr", "detr", "transunet", "fine", "transformer", "attention_unet_monai")
@@ -164,3 +165,11 @@ class Ramps(TorchFunctionMode):
             with torch.no_grad():
                 made.data.copy_(0.01 * torch.arange(made.numel()).reshape(made.shape))
         return made
+
+
+@pytest.mark.parametrize("std", [0.02, 0.19, 0.5, 1.0])
+def test_a_truncated_normal_is_that_of_torch_number_by_number(std: float) -> None:
+    torch.manual_seed(0)
+    wanted = nn.init.trunc_normal_(torch.empty(500, 400), std=std)
+    torch.manual_seed(0)
+    assert torch.equal(FILLS["trunc_normal"](torch.empty(500, 400), std), wanted)

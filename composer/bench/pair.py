@@ -46,7 +46,7 @@ class Runner:
                 return self.outputs()
         self.network.zero_grad(set_to_none=True)
         found = self.outputs()
-        sum(((o.float() ** 2).mean() for o in found.values()), torch.zeros(())).backward()
+        torch.autograd.backward(sum(((o.float() ** 2).mean() for o in found.values()), torch.zeros(())))
         return {n: o.detach() for n, o in found.items()}
 
     def outputs(self) -> dict[str, Tensor]:

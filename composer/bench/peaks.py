@@ -42,7 +42,7 @@ def alive(run: Runner) -> int:
         state = (*run.network.parameters(), *run.network.buffers(), *run.inputs.values())
         present = {storages.keep(t, "present") for t in state}
         run()
-    return storages.peak(present)[0]
+    return int(storages.peak(present)[0])
 
 
 def resident(run: Runner) -> int | None:

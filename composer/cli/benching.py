@@ -74,7 +74,7 @@ def bench(
     )  # fmt: skip
     if chosen.remark:
         print(chosen.remark)
-    found = []
+    found: list[Found] = []
     for each in compared(case, ALLOCATORS[allocator], memory):
         show(each, case, loaded.name, first=not found)
         found.append(each)

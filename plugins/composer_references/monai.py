@@ -50,7 +50,7 @@ def same(v: Values, **wanted: Any) -> None:
 
 def unet(v: Values) -> Any:
     """BasicUNet, which has five levels."""
-    from monai.networks.nets import BasicUNet
+    from monai.networks.nets.basic_unet import BasicUNet
 
     if len(v["widths"]) != 5:
         raise ValueError(f"it has five levels, here are {len(v['widths'])}")
@@ -63,7 +63,7 @@ def unet(v: Values) -> Any:
 
 def unetr(v: Values) -> Any:
     """UNETR, whose transformer has twelve blocks."""
-    from monai.networks.nets import UNETR
+    from monai.networks.nets.unetr import UNETR
 
     same(v, depth=12, taps=[3, 6, 9], patch=16)
     return UNETR(
@@ -75,7 +75,7 @@ def unetr(v: Values) -> Any:
 
 def swin_unetr(v: Values) -> Any:
     """SwinUNETR."""
-    from monai.networks.nets import SwinUNETR
+    from monai.networks.nets.swin_unetr import SwinUNETR
 
     if v["downsample"] == "duplicated":
         raise ValueError("it merges neighbours in the mended order: `downsample=merging`")
@@ -91,7 +91,7 @@ def swin_unetr(v: Values) -> Any:
 
 def vnet(v: Values) -> Any:
     """Dropout of the two finest skips is 0.5 in both, whatever the parameters say."""
-    from monai.networks.nets import VNet
+    from monai.networks.nets.vnet import VNet
 
     same(v, width=16, kernel=5, down_convs=[1, 2, 3, 2], up_convs=[2, 2, 1, 1], norm="batch")
     return VNet(
@@ -102,7 +102,7 @@ def vnet(v: Values) -> Any:
 
 def attention_unet(v: Values) -> Any:
     """AttentionUnet."""
-    from monai.networks.nets import AttentionUnet
+    from monai.networks.nets.attentionunet import AttentionUnet
 
     return AttentionUnet(
         len(v["size"]), v["channels"], v["classes"], list(v["widths"]), list(v["strides"]), v["kernel"],

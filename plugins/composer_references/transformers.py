@@ -27,13 +27,13 @@ def vit(v: Values) -> Any:
     """ViTForImageClassification."""
     from transformers import ViTConfig, ViTForImageClassification
 
-    config = ViTConfig(
+    config: dict[str, Any] = dict(
         image_size=list(v["size"]), patch_size=v["patch"], num_channels=v["channels"], hidden_size=v["dim"],
         num_hidden_layers=v["depth"], num_attention_heads=v["heads"], intermediate_size=v["hidden"],
         hidden_act=act(v["act"]), layer_norm_eps=v["eps"], qkv_bias=v["qkv_bias"], num_labels=v["classes"],
         hidden_dropout_prob=v["dropout"], attention_probs_dropout_prob=v["attention_dropout"],
     )  # fmt: skip
-    return ViTForImageClassification(config)
+    return ViTForImageClassification(ViTConfig(**config))
 
 
 def swin(v: Values) -> Any:
@@ -43,14 +43,14 @@ def swin(v: Values) -> Any:
     fits = {v["pad"], v["odd"], v["remainder"], v["pad_order"]} <= {"none", "high", "refuse", "pad", "pad roll"}
     if not fits or not v["patch_norm"]:
         raise ValueError("it pads on the high side before it rolls, and normalizes patches")
-    config = SwinConfig(
+    config: dict[str, Any] = dict(
         image_size=list(v["size"]), patch_size=v["patch"], num_channels=v["channels"], embed_dim=v["dim"],
         depths=list(v["depths"]), num_heads=list(v["heads"]), window_size=v["window"], mlp_ratio=v["mlp_ratio"],
         qkv_bias=v["qkv_bias"], hidden_act=act(v["act"]), use_absolute_embeddings=v["position"],
         layer_norm_eps=v["eps"], num_labels=v["classes"], hidden_dropout_prob=v["dropout"],
         attention_probs_dropout_prob=v["attention_dropout"], drop_path_rate=v["drop_path"],
     )  # fmt: skip
-    return SwinForImageClassification(config)
+    return SwinForImageClassification(SwinConfig(**config))
 
 
 def segformer(v: Values) -> Any:
@@ -58,7 +58,7 @@ def segformer(v: Values) -> Any:
     from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
     v["size"], v["eps"]  # any; 1e-6 as in the authors' code changes the seventh digit, and is no reason not to measure
-    config = SegformerConfig(
+    config: dict[str, Any] = dict(
         num_channels=v["channels"], num_encoder_blocks=len(v["dims"]), depths=list(v["depths"]),
         sr_ratios=list(v["reduce"]), hidden_sizes=list(v["dims"]), patch_sizes=list(v["patches"]),
         strides=list(v["strides"]), num_attention_heads=list(v["heads"]), mlp_ratios=list(v["ratios"]),
@@ -66,7 +66,7 @@ def segformer(v: Values) -> Any:
         hidden_dropout_prob=v["dropout"], attention_probs_dropout_prob=v["attention_dropout"],
         classifier_dropout_prob=v["head_dropout"], drop_path_rate=v["drop_path"],
     )  # fmt: skip
-    return SegformerForSemanticSegmentation(config)
+    return SegformerForSemanticSegmentation(SegformerConfig(**config))
 
 
 def backbone(v: Values, *stages: str) -> Any:
@@ -75,10 +75,11 @@ def backbone(v: Values, *stages: str) -> Any:
 
     if list(v["strides"]) != [1, 2, 2, 2] or list(v["dilations"]) != [1, 1, 1, 1]:
         raise ValueError("its ResNet is not dilated")
-    return ResNetConfig(
+    config: dict[str, Any] = dict(
         num_channels=v["channels"], embedding_size=v["stem"], hidden_sizes=list(v["widths"]),
         depths=list(v["depths"]), layer_type="bottleneck", out_features=list(stages),
     )  # fmt: skip
+    return ResNetConfig(**config)
 
 
 def shared(v: Values) -> dict[str, Any]:
