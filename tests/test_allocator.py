@@ -50,7 +50,17 @@ def test_the_library_leaves_the_allocator_alone() -> None:
 def test_only_commands_and_measurements_tune() -> None:
     root = Path(composer.__file__).parent
     users = {p.relative_to(root).as_posix() for p in root.rglob("*.py") if "allocator.tune(" in p.read_text()}
-    assert users == {"cli/running.py", "bench/processes.py"}
+    assert users == {"cli/common.py", "bench/processes.py"}
+    keeping = {p.relative_to(root).as_posix() for p in root.rglob("*.py") if "common.keep_memory()" in p.read_text()}
+    assert keeping == {"cli/running.py", "cli/training.py", "cli/predicting.py"}
+
+
+@pytest.mark.skipif(not GLIBC, reason="the thresholds are glibc's")
+@pytest.mark.parametrize(("call", "count"), [("sys.exit(run(sys.argv[1:]))", 4), ("main()", 0)])
+def test_a_command_tunes_its_own_process_alone(call: str, count: int) -> None:
+    """The command fails after it: there is no such blueprint."""
+    words = "import sys; from composer.cli.main import main, run; sys.argv = 'composer run nowhere scan.nii.gz'.split()"
+    assert mapped(f"{words}\ntry:\n    {call}\nexcept SystemExit as fault:\n    assert fault.code == 1") == count
 
 
 def test_elsewhere_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:

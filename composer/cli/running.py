@@ -48,9 +48,9 @@ def run(
     plugin: common.Plugins = None,
 ) -> None:
     """Segment an image: sliding windows over the volume, or slice by slice for a 2-D network."""
-    from composer import allocator, imaging
+    from composer import imaging
 
-    allocator.tune()
+    common.keep_memory()
     loaded = common.load(blueprint, overrides, plugin)
     program = loaded.check()
     channels, classes, size = segmentation(program, loaded.name)
