@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo test slow lint fuzz scaling bench parity sizes hybrids clean
+.PHONY: demo test slow lint fuzz scaling bench passes cost parity sizes hybrids clean
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -41,10 +41,18 @@ fuzz: .venv/ready
 scaling: .venv/ready
 	$(BIN)/python benchmarks/scaling.py
 
+# Every network beside its references that pip can install: times, peaks, differences; what a node and a start cost.
 bench: .venv/ready
+	$(BIN)/python benchmarks/references.py $(BENCH)
 	$(BIN)/python benchmarks/overhead.py
-	$(BIN)/python benchmarks/cost.py
+	$(BIN)/python benchmarks/building.py
+
+# What each pass is worth, and whether the cost model says what really happens.
+passes: .venv/ready
 	$(BIN)/python benchmarks/passes.py
+
+cost: .venv/ready
+	$(BIN)/python benchmarks/cost.py
 
 # Every published network beside the output that its official code computed.
 parity: .venv/ready

@@ -31,6 +31,7 @@ from composer.exporters import Exporter as Exporter
 from composer.hookspecs import hookimpl as hookimpl
 from composer.inference import Program as Program
 from composer.passes import Pass as Pass
+from composer.references import Reference as Reference
 from composer.registry import Registry as Registry
 from composer.replacements import Replacement as Replacement
 from composer.traits import Traits as Traits

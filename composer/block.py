@@ -16,6 +16,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Any, ClassVar, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -240,7 +241,7 @@ class Block(BaseModel):
         axes: dict[str, Any] = {"layout": layout, **types}
         if self.signature is not None:
             axes |= notation.bind(self.signature, rule, types)
-        names = inspect.signature(self.build).parameters
+        names = _asked(type(self).build)
         return {n: axes.get(n) if n != "rank" else rule.rank for n in names}
 
     def traits(self) -> Traits:
@@ -250,6 +251,17 @@ class Block(BaseModel):
     def build(self, *args: Any, **wanted: Any) -> Any:
         """The module, or for a block without parameters any picklable callable."""
         raise NotImplementedError(type(self).__name__)
+
+
+Block.__annotations__.clear()
+# pydantic knows by now that these are class variables, and would evaluate all of them again for every block that is
+# declared: half of the time in which the shipped blocks are imported
+
+
+@cache
+def _asked(build: Callable[..., Any]) -> tuple[str, ...]:
+    """The names of what a `build` asks for; looking at a signature takes as long as making a small module."""
+    return tuple(inspect.signature(build).parameters)[1:]
 
 
 def _declare(cls: type[Block]) -> None:

@@ -627,6 +627,15 @@ _PLUGINS = (
         pass; leave the pass out (`--without`, `build(without=…)`), and tell the author of the block.""",
     ),
     Code(
+        "BP612",
+        "nothing to measure against",
+        """`composer bench` holds a network against another implementation of it: one that a plugin has, or what a
+        factory of your own makes (`--against file.py:function`). Here there is none of that name, its package is not
+        installed, it has nothing like a parameter that was set, it fails, or its outputs have other shapes. A factory
+        is called with nothing or with the blueprint, and gives a module that takes the blueprint's inputs in their
+        order. `--against plain` is always there: the network itself, without passes.""",
+    ),
+    Code(
         "BP650",
         "what a lock was made with is not installed",
         """A lock (`composer lock`) names the distribution of every block in it, and this one is not installed, switched

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +49,7 @@ def load(source: str | os.PathLike[str], registry: Registry | None = None, /, **
 
 @dataclass(frozen=True)
 class Blueprint(stage.Blueprint):
-    """A loaded blueprint with the rest of the walk attached. Immutable; every method starts from the text again."""
+    """A loaded blueprint with the rest of the walk attached. Immutable, so that what was inferred is inferred once."""
 
     registry: Registry = field(default_factory=Registry)
     asked: Asked | None = field(default=None, repr=False, compare=False)
@@ -97,9 +98,11 @@ class Blueprint(stage.Blueprint):
     def infer(self) -> Program:
         """Types, constraints and a flat program; all mistakes of the blueprint in one error."""
         with uncollected():
-            return self._inferred()
+            return self._inferred
 
+    @cached_property
     def _inferred(self) -> Program:
+        """Computed once: checking, weighing and building a network ask for the same value."""
         program, mistakes = self._attempted()
         if program is None or mistakes:
             raise faults.error(mistakes, self.registry)

@@ -1,4 +1,4 @@
-"""The whole extension surface: five hooks, each optional, and called with nothing.
+"""The whole extension surface: six hooks, each optional, and called with nothing.
 
 A plugin is a module (or an object) with functions of these names marked `@composer.hookimpl`, announced by an entry
 point of the group `composer`:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from composer.block import Block
     from composer.exporters import Exporter
     from composer.passes import Pass
+    from composer.references import Reference
     from composer.replacements import Replacement
 
 API = "1"
@@ -58,4 +59,10 @@ def register_blueprints() -> Iterable[Path]:
 @hookspec
 def register_replacements() -> Iterable[Replacement]:
     """Blocks and options of this plugin that had other names: blueprints with the old ones go on, with a warning."""
+    return ()
+
+
+@hookspec
+def register_references() -> Iterable[Reference]:
+    """Other implementations of blueprints' networks, for `composer bench`. Importing them must not import torch."""
     return ()

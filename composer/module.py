@@ -19,12 +19,12 @@ from torch.utils.checkpoint import checkpoint, noop_context_fn
 
 from composer.addresses import Pattern
 from composer.attention import Taps, tapped, together
+from composer.beginning import begin, begun
 from composer.diagnostics import BlueprintError, Diagnostic, PluginError, listing, nearest, raised_at
 from composer.dims import Size, symbols_of
 from composer.evaluating import Evaluated, Home, recording
 from composer.fitting import Fit, fit, grids_of
 from composer.inference import Program, ProgramInput, ProgramOutput, Step, is_move
-from composer.init import initialize
 from composer.kernels import tensors_of
 from composer.liveness import ids_of, needed
 from composer.prepared import AnyStep, Prepared, at_evaluation
@@ -51,9 +51,7 @@ class InputError(BlueprintError, ValueError):
 def build(program: Program, device: Any = None) -> Network:
     """The network of a program, initialized as its blueprint says."""
     with torch.device(device) if device is not None else nullcontext():
-        network = Network(program)
-        initialize(network, program.graph.blueprint.init)
-    return network
+        return begun(lambda: Network(program), program.graph.blueprint.init)
 
 
 def built(step: Step, env: Mapping[str, int]) -> Any:
@@ -113,6 +111,26 @@ class Network(nn.Module):
         for plan in (*self._plans.values(), *self._prepared.values()) if self.blueprint.tap else ():
             plan.__dict__ |= tapped(plan, dict.fromkeys(fitting(self._attentions, self.blueprint.tap))).__dict__
             plan.shown = plan.taps
+
+    def initialize(self) -> Self:
+        """First values for every tensor, as `build` gives them: for a network that was built on `meta` and given memory
+        by `to_empty(device=…)`. Returns the network."""
+        begin(self, self._anew, self.blueprint.init)
+        return self
+
+    def _anew(self) -> Iterator[tuple[str, nn.Module | nn.Parameter]]:
+        """What each step owns, made once more where the network is."""
+        program: Program = self.blueprint.optimized()  # type: ignore[attr-defined]
+        home = next((t.device for t in (*self.parameters(), *self.buffers())), torch.get_default_device())
+        done: set[str] = set()
+        for each in (program, *program.alternatives.values()):
+            for step in each.steps:
+                if step.module not in done:
+                    done.add(step.module)
+                    with home:
+                        made = built(step, each.built)
+                    if isinstance(made, (nn.Module, nn.Parameter)):
+                        yield step.module, made
 
     def _built(self, step: Step, env: Mapping[str, int]) -> Home:
         """The module of a step, registered under its address."""

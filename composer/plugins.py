@@ -1,6 +1,6 @@
 """One plugin: who brings it, and what it adds, checked at the door.
 
-    module or object  ->  Added(plugin, blocks, blueprints, passes, exporters, replacements)
+    module or object  ->  Added(plugin, blocks, blueprints, passes, exporters, references; replacements)
 
 Whatever a plugin does wrong is found here, where it is still known whose it is: a hook of an unknown name or with
 parameters, a hook that raises, exits or gives something else, an API version that this Composer does not have. It
@@ -20,6 +20,7 @@ import pluggy
 from composer import hookspecs
 from composer.block import Block
 from composer.diagnostics import Diagnostic, PluginError, did_you_mean, listing, raised_at
+from composer.references import Reference
 from composer.replacements import Replacement
 
 GROUP = "composer"
@@ -39,6 +40,7 @@ class Plugin:
     passes: tuple[str, ...] = ()
     exporters: tuple[str, ...] = ()
     replacements: tuple[Replacement, ...] = ()
+    references: tuple[str, ...] = ()
     hooks: tuple[str, ...] = ()
     api: str = ""
     package: str = ""
@@ -61,6 +63,7 @@ class Added:
     blueprints: tuple[Path, ...]
     passes: tuple[Any, ...]
     exporters: tuple[tuple[str, Any], ...]
+    references: tuple[Reference, ...] = ()
 
 
 def added(module: Any, plugin: Plugin) -> Added:
@@ -75,6 +78,7 @@ def added(module: Any, plugin: Plugin) -> Added:
     files = hooks.call("register_blueprints", _blueprint)
     passes = hooks.call("register_passes", _pass)
     exporters = hooks.call("register_exporters", _exporter)
+    references = hooks.call("register_references", _reference)
     renamed = hooks.call("register_replacements", _replacement)
     again = _twice(r.block for r in renamed)
     if again:
@@ -88,10 +92,11 @@ def added(module: Any, plugin: Plugin) -> Added:
         passes=tuple(p.name for p in passes),
         exporters=tuple(name for name, _ in exporters),
         replacements=renamed,
+        references=tuple(r.key for r in references),
         hooks=tuple(h for h in HOOKS if h in functions),
         warnings=(*plugin.warnings, *_forgotten(module, plugin)),
     )
-    return Added(plugin, blocks, files, passes, exporters)
+    return Added(plugin, blocks, files, passes, exporters, references)
 
 
 # --- the API version ---------------------------------------------------------------------------------------------
@@ -192,6 +197,12 @@ def _exporter(item: Any) -> tuple[str, Any]:
     if not isinstance(name, str) or not name.replace("_", "").replace("-", "").isalnum() or not callable(factory):
         raise TypeError("which is not a pair of a format's name and a factory that makes its exporter")
     return name, factory
+
+
+def _reference(item: Any) -> Reference:
+    if not isinstance(item, Reference):
+        raise TypeError("which is not a composer.Reference")
+    return item
 
 
 def _blueprint(item: Any) -> Path:

@@ -26,6 +26,7 @@ from typing import Any
 from composer.block import Block
 from composer.diagnostics import BlueprintError, Diagnostic, PluginError, listing
 from composer.plugins import GROUP, Added, Plugin, added, failed
+from composer.references import Reference
 from composer.replacements import Replacement
 from composer.shipped import OWN, shipped
 
@@ -49,6 +50,8 @@ class Registry:
     disputed: Mapping[tuple[str, str], tuple[str, ...]] = field(default_factory=dict)
     replacements: Mapping[str, Replacement] = field(default_factory=dict)
     """By the name that old blueprints use: of a block that is gone, or of one with options that are."""
+    references: Mapping[str, Reference] = field(default_factory=dict)
+    """Other implementations, by blueprint and origin."""
     off: tuple[str, ...] = ()
     notices: tuple[Diagnostic, ...] = ()
     """What is odd about the installation and stops nothing."""
@@ -108,6 +111,7 @@ class Registry:
             replacements=claims.joined(
                 "old name", self.replacements, {r.block: r for r in brought.plugin.replacements}
             ),
+            references=claims.joined("reference", self.references, {r.key: r for r in brought.references}),
             owners={n: p for n, p in claims.owners.items() if n not in claims.clashes},
             clashes=claims.clashes,
             disputed=claims.disputed,
@@ -166,7 +170,8 @@ def _names(plugin: Plugin, kind: str) -> Iterable[str]:
     """What a plugin brings of one kind."""
     if kind == "old name":
         return [r.block for r in plugin.replacements]
-    return {"blueprint": plugin.blueprints, "pass": plugin.passes, "format": plugin.exporters}[kind]
+    named = {"blueprint": plugin.blueprints, "pass": plugin.passes, "format": plugin.exporters}
+    return {**named, "reference": plugin.references}[kind]
 
 
 def clash(name: str, owners: Iterable[str], kind: str = "block") -> Diagnostic:
@@ -205,7 +210,7 @@ def _installed(only: frozenset[str] | None = None) -> Registry:
             registry = _loaded(registry, point)
         else:
             off.append(point.name)
-    known = {name for point in points for name in (canonical(point.name), _distribution(point))}
+    known = {name for point in points if only for name in (canonical(point.name), _distribution(point))}
     unknown = sorted((only or frozenset()) - known)
     return replace(registry, off=tuple(off), notices=(*registry.notices, *map(_unknown, unknown)))
 
@@ -215,8 +220,10 @@ def _distribution(point: EntryPoint) -> str:
 
 
 def _is_on(point: EntryPoint, only: frozenset[str] | None) -> bool:
+    if only is None:  # looking up a distribution takes as long as importing a small plugin
+        return True
     own = _distribution(point)
-    return only is None or own == OWN or bool({canonical(point.name), own} & only)
+    return own == OWN or bool({canonical(point.name), own} & only)
 
 
 def _unknown(name: str) -> Diagnostic:

@@ -28,7 +28,7 @@ WITHOUT = {"BP001", "BP400"}
 UNSHOWN = {"BP607", "BP651", "BP901"}
 """No example: two installations or versions of one plugin; a fault of Composer, which nobody can cause."""
 ELSEWHERE = {
-    *("BP001", "BP601", "BP602", "BP606", "BP608", "BP610", "BP702", "BP703", "BP704", "BP705", "BP706"),
+    *("BP001", "BP601", "BP602", "BP606", "BP608", "BP610", "BP612", "BP702", "BP703", "BP704", "BP705", "BP706"),
     *(f"BP80{n}" for n in range(1, 9)),
     *(f"BP82{n}" for n in range(8)),
     *("BP841", "BP842"),

@@ -74,6 +74,7 @@ def test_a_hook_gives_a_list(hook: str, value: object) -> None:
         ("register_blueprints", __file__, "not a .yaml file"),
         ("register_blueprints", Path("nowhere.yaml"), "there is no such file"),
         ("register_replacements", ("old", "new"), "not a composer.Replacement"),
+        ("register_references", ("vit", "timm"), "not a composer.Reference"),
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )

@@ -162,6 +162,7 @@ def test_every_hook_reaches_the_registry(monkeypatch: pytest.MonkeyPatch, tmp_pa
     path = tmp_path / "mine.yaml"
     path.write_text("blueprint: 1")
     nothing, renamed = composer.Pass("nothing", lambda p: p), composer.Replacement("whole.first", "whole.one")
+    other = composer.Reference("mine", "official", dict)
 
     def factory() -> None: ...
 
@@ -186,11 +187,16 @@ def test_every_hook_reaches_the_registry(monkeypatch: pytest.MonkeyPatch, tmp_pa
         def register_replacements(self) -> tuple[composer.Replacement, ...]:
             return (renamed,)
 
+        @composer.hookimpl
+        def register_references(self) -> tuple[composer.Reference, ...]:
+            return (other,)
+
     found = discovered(monkeypatch, point("whole", Whole(), "whole"))
     assert set(found.blocks) == {"whole.one"}
     assert found.passes == (nothing,)
     assert found.exporters == {"table": factory}
     assert found.replacements == {"whole.first": renamed}
+    assert found.references == {"mine official": other}
     assert found.plugins[0].hooks == HOOKS
     assert found.blueprints == {"mine": path}
 

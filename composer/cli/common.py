@@ -61,6 +61,18 @@ ONLY: ContextVar[tuple[str, ...] | None] = ContextVar("ONLY", default=None)
 """The plugins that the command may load beside Composer's own; None leaves it to the environment."""
 
 
+OWN: ContextVar[bool] = ContextVar("OWN", default=False)
+"""Whether the process is the command's own, and not that of somebody who calls it as a function."""
+
+
+def keep_memory() -> None:
+    """What runs networks keeps the memory of their tensors, where the process is its own (see `allocator`)."""
+    from composer import allocator
+
+    if OWN.get():
+        allocator.tune()
+
+
 def load(name: str, overrides: list[str] | None, plugins: list[Path] | None) -> Blueprint:
     """The blueprint a command names."""
     from composer.blueprint import parse_overrides

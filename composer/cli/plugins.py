@@ -73,6 +73,7 @@ def said(plugin: Plugin) -> str:
     if plugin.fault:
         return "failed"
     kinds = {"block": plugin.blocks, "blueprint": plugin.blueprints, "pass": plugin.passes, "format": plugin.exporters}
+    kinds["reference"] = plugin.references
     words = [f"{len(found)} {counted(kind, len(found))}" for kind, found in kinds.items() if found]
     return ", ".join(words) or "nothing"
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from composer.cli import common
 from composer.diagnostics import BlueprintError, Diagnostic
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def predict(
     device: Device = "cpu",
 ) -> None:
     """Segment an image with what runs learned; scaled and turned as in training."""
+    common.keep_memory()
     from composer import imaging
     from composer.cli.running import progress, usable
     from composer.training.cases import Case
@@ -62,6 +64,7 @@ def evaluate(
     device: Device = "cpu",
 ) -> None:
     """Dice and HD95 of every class, on the cases of a list."""
+    common.keep_memory()
     from composer.cli.running import usable
     from composer.cli.training import bar
     from composer.training import cases, scoring, store

@@ -60,6 +60,7 @@ def run(
     """Segment an image: sliding windows over the volume, or slice by slice for a 2-D network."""
     from composer import imaging
 
+    common.keep_memory()
     loaded = common.load(blueprint, overrides, plugin)
     program = loaded.check()
     check_tap(program, tap, query)

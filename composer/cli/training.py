@@ -60,6 +60,7 @@ def train(
     plugin: common.Plugins = None,
 ) -> None:
     """Train a segmentation network. Interrupted at any moment, the same command goes on where it was."""
+    common.keep_memory()
     needed()
     from composer.training import store
     from composer.training.recipe import recipe as recipe_of

@@ -228,7 +228,7 @@ class WindowAttention(Derived):
         rank = len(padded)
         ids = regions.reshape(*parts).permute(*range(0, 2 * rank, 2), *range(1, 2 * rank, 2))
         ids = ids.flatten(0, rank - 1).flatten(1)
-        return (ids[:, :, None] != ids[:, None]).float()[:, None] * (self.mask or 0)
+        return torch.where(ids[:, None, :, None] != ids[:, None, None], float(self.mask or 0), 0.0)
 
     def extra_repr(self) -> str:
         return f"window={self.window}, shift={self.shift}, heads={self.heads}, pad={self.pad}, mask={self.mask}"

@@ -1,0 +1,83 @@
+"""What comes before the first image: building against the reference's constructor, and a cold `composer check`.
+
+    python benchmarks/building.py --rounds 5
+
+Printed are milliseconds of processor time of one thread, the least of the rounds, in turn: what other programs do
+meanwhile is not in them. `build` is from a blueprint that was checked, `whole` also loads and checks it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+import composer
+from composer.bench.rivals import references, rival
+
+NAMES = (
+    "vit", "swin", "segformer:b2", "detr", "deformable_detr", "transformer:torch", "unetr", "swin_unetr:f24", "vnet",
+    "attention_unet_monai", "unet",
+)  # fmt: skip
+ROW = "{:<22}{:>9}{:>9}{:>9}{:>12}{:>8}".format
+
+
+def spent(work: Callable[[], Any]) -> float:
+    """Milliseconds of this process."""
+    start = time.process_time()
+    work()
+    return 1e3 * (time.process_time() - start)
+
+
+def building(name: str, rounds: int) -> str:
+    """A row of the table."""
+    blueprint = composer.load(name)
+    other = rival("", blueprint)
+    works = {
+        "build": blueprint.build,
+        "whole": lambda: composer.load(name).build(),
+        "meta": lambda: blueprint.build("meta"),
+        "theirs": other.make,
+    }
+    for work in works.values():
+        work()
+    least = {k: min(spent(work) for _ in range(rounds)) for k, work in works.items()}
+    return ROW(name, *(f"{least[k]:.0f}" for k in works), f"{least['build'] / least['theirs']:.2f}")
+
+
+def cold(*words: str, rounds: int = 9) -> float:
+    """Milliseconds of processor time that a new process takes, with bytecode where Python keeps it."""
+    kept = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    found = []
+    for _ in range(rounds + 1):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, *words], check=True, stdout=subprocess.DEVNULL, env=kept)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        found.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    return 1e3 * min(found[1:])
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    check = "import sys; from composer.cli.main import main; sys.argv = ['composer', 'check', 'vit']; main()"
+    python, checked = cold("-c", "pass"), cold("-c", check)
+    print(f"composer check vit: {checked - python:.0f} ms beyond Python's own start of {python:.0f}\n")
+    print(ROW("milliseconds", "build", "whole", "meta", "reference", "ratio"))
+    for name in NAMES:
+        if references(composer.load(name)):
+            print(building(name, options.rounds), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""First values that wait until it is known whether anybody wants them.
+
+torch's modules fill their weights when they are made, and then `init:` fills them again: a large network begins twice.
+Under `Waiting` a filling of a parameter as a whole is noted and not done, so that each is done once:
+
+    build: notes fillings  ->  initialize: drops those of parameters that a rule names  ->  done: the rest, in order
+
+Nobody can tell: whatever else is done with the memory of a parameter that waits (a read, a copy, a write into a view of
+it or into the tensor that it was made of) has it filled first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+FILLINGS = frozenset(
+    (
+        *(nn.init.uniform_, nn.init.normal_, nn.init.kaiming_uniform_, nn.init.kaiming_normal_, nn.init.constant_),
+        *(Tensor.uniform_, Tensor.normal_, Tensor.fill_, Tensor.zero_),
+    )
+)
+"""What gives a whole tensor new values, whatever it held."""
+
+HARMLESS = frozenset((Tensor.size, Tensor.dim, Tensor.numel, Tensor.nelement, Tensor.stride, Tensor.is_floating_point))
+"""What looks at no value."""
+
+FACTS = frozenset("shape dtype device ndim is_meta layout requires_grad is_leaf grad_fn grad is_sparse".split())  # noqa: SIM905
+"""Attributes that hold no value."""
+
+
+class Waiting(TorchFunctionMode):
+    """While it is active, fillings of whole parameters wait for `done` or `drop`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fillings: dict[int, tuple[Tensor, Callable[[], Any]]] = {}
+        """By storage: the parameter, and what fills it. A later filling is in the place of an earlier one."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if _is_fact(func):
+            return func(*args, **kwargs)
+        target = args[0] if args else kwargs.get("tensor")
+        if func in FILLINGS and type(target) is nn.Parameter and _alone(target, (args[1:], kwargs)):
+            if not target.is_meta:  # where there are no values
+                self.fillings[_key(target)] = target, partial(func, *args, **kwargs)
+            return target
+        for tensor in _tensors((args, kwargs)) if self.fillings else ():
+            self._fill(_key(tensor))
+        return func(*args, **kwargs)
+
+    def drop(self, parameter: Tensor) -> None:
+        """Somebody else fills this one."""
+        self.fillings.pop(_key(parameter), None)
+
+    def done(self) -> None:
+        """Fill all that wait, the oldest first."""
+        for key in tuple(self.fillings):
+            self._fill(key)
+
+    def fill(self, parameter: Tensor) -> None:
+        """Fill this one now, if it waits."""
+        self._fill(_key(parameter))
+
+    def _fill(self, key: int) -> None:
+        if key in self.fillings:
+            _, filling = self.fillings.pop(key)
+            with torch.no_grad():
+                filling()
+
+
+def _is_fact(func: Any) -> bool:
+    """Whether a function looks at no value of a tensor."""
+    return func in HARMLESS or getattr(getattr(func, "__self__", None), "__name__", "") in FACTS
+
+
+def _alone(target: Tensor, others: Any) -> bool:
+    """Whether there is no other tensor among arguments."""
+    return all(t is target for t in _tensors(others))
+
+
+def _key(tensor: Tensor) -> int:
+    """The storage: views and parameters made of one tensor share it."""
+    return int(tensor.untyped_storage()._cdata) if tensor.layout == torch.strided else 0
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """The tensors among arguments, in lists and mappings too."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (tuple, list)):
+        for each in value:
+            yield from _tensors(each)
+    elif isinstance(value, Mapping):
+        yield from _tensors(tuple(value.values()))
