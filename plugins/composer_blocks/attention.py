@@ -16,6 +16,7 @@ from composer import (
     Scope,
     Size,
     Slot,
+    Traits,
     Type,
     Value,
     ceil_div,
@@ -179,6 +180,9 @@ class WindowedAttention(Block):
         for a, b in zip(tokens.grid, windows, strict=False):
             rule.equal(a, b, f"tokens {tokens} are not those of the windows of {x}")
         return {"x": x, "tokens": tokens}
+
+    def traits(self) -> Traits:
+        return Traits(groups=("x", "context"), shared=("bias",))
 
     def build(self, x: Type, context: Type | None) -> Any:
         from composer_blocks.modules.attention import WindowAttention as Module

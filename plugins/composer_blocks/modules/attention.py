@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from composer_blocks.modules.derived import Derived
+from composer_blocks.modules.grouped import InWindows
 
 
 def scale_of(scale: str | float, head: int, width: int) -> float:
@@ -48,7 +49,7 @@ class Attend(nn.Module):
         return f"heads={self.heads}, scale={self.scale}"
 
 
-class WindowAttention(Derived):
+class WindowAttention(InWindows, Derived):
     """x, context (B, *grid, C), tokens (count, C) or (B, windows·count, C), bias (heads, n, n) -> (B, *grid, C), and
     with tokens a dict, in which they are (B, *windows, count, C)."""
 
@@ -72,6 +73,7 @@ class WindowAttention(Derived):
         super().__init__()
         self.window, self.shift, self.heads, self.scale = window, shift, heads, scale
         self.pad, self.pad_first, self.mask, self.dropout = pad, pad_first, mask, dropout
+        self.factor = scale_of(scale, channels // heads, channels // heads)
         self.query = nn.Linear(channels, channels, qkv_bias) if project_query else None
         self.key = nn.Linear(width, channels, qkv_bias)
         self.value = nn.Linear(width, channels, qkv_bias)
