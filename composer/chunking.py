@@ -24,6 +24,9 @@ from torch import Tensor
 BYTES = 4 * 2**20
 """What the widest value of a chunk may take."""
 
+MOST_STACKED = 2 * 2**20
+"""What the scores of a chunk's groups may take side by side, so that groups of several kinds are computed at once."""
+
 MOST_SHAPES = 4
 """Plans for so many shapes are kept."""
 
@@ -32,7 +35,8 @@ Members = tuple[Sequence[int], Sequence[int], Any]
 
 
 class Span(NamedTuple):
-    """Groups `start` to `stop` of a chunk, which are of one kind, and what all of them add to their scores."""
+    """Groups `start` to `stop` of a chunk, which are of one kind, and what all of them add to their scores; of several
+    kinds, if the kind is None, and then what each of them adds, (groups, …)."""
 
     kind: Any
     start: int
@@ -283,8 +287,20 @@ def _spans(kinds: Sequence[Any]) -> Iterator[Span]:
 
 def _rescored(module: Grouped, plan: Sequence[Chunk], shared: dict[str, Any]) -> list[Chunk]:
     """The chunks with the scores of each kind, computed once."""
-    scores = {s.kind: module.scores(s.kind, **shared) for s in {s.kind: s for c in plan for s in c.spans}.values()}
-    return [c._replace(spans=tuple(s._replace(scores=scores[s.kind]) for s in c.spans)) for c in plan]
+    kinds = dict.fromkeys(span.kind for chunk in plan for span in chunk.spans)
+    scores = {kind: module.scores(kind, **shared) for kind in kinds}
+    return [c._replace(spans=_merged([s._replace(scores=scores[s.kind]) for s in c.spans])) for c in plan]
+
+
+def _merged(spans: list[Span]) -> tuple[Span, ...]:
+    """One span of several kinds in the place of many, if what they add does not take much side by side."""
+    known = [s for s in spans if s.scores is not None]
+    bytes_ = sum((s.stop - s.start) * s.scores.nbytes for s in known)
+    if len(spans) == 1 or len(known) < len(spans) or bytes_ > MOST_STACKED:
+        return tuple(spans)
+    whole = max((s.scores.shape for s in spans), key=prod)
+    each = [s.scores.expand(s.stop - s.start, *whole) for s in spans]
+    return (Span(None, 0, spans[-1].stop, torch.cat(each)),)
 
 
 def _numbers(values: Sequence[int], like: Tensor) -> Tensor:
