@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import groupby
 from math import prod
 from typing import Any, NamedTuple, Protocol
@@ -51,16 +50,12 @@ class Grouped(Protocol):
         """How many places a group has, and the groups of a grid, in numbers. Where no cell stands there are zeros."""
         ...
 
-    def keep(self) -> Any:
-        """What follows from the weights: tensors in tuples and lists."""
-        ...
-
     def scores(self, kind: Any, **shared: Any) -> Any:
         """What groups of one kind have in common, a tensor or None, from the ports that all groups share."""
         ...
 
     def among(
-        self, kept: Any, rows: Sequence[Tensor | None], places: Tensor | None, spans: Sequence[Span], **beside: Tensor
+        self, rows: Sequence[Tensor | None], places: Tensor | None, spans: Sequence[Span], **beside: Tensor
     ) -> Any:
         """The first output for some groups, (T, C), from the rows (T, C) of each grouped port, or None for one that is
         not connected. Rows are the cells, group by group; `places` (T,) says where among all places of these groups
@@ -196,14 +191,14 @@ class Groups(Chunks):
             port: modules[part](*[None] * required, **dict.fromkeys(named))
             for port, part, required, named in self.group.constants
         }
-        return {"kept": modules[self.group.part].keep(), "shared": shared, "plans": {}}
+        return {"shared": shared, "plans": {}}
 
     def run(self, derived: Any, modules: list[Any], values: tuple[Any, ...]) -> Any:
         shape, rows = self._rows(values)
         module, total = modules[self.group.part], prod(shape)
         plan = self._plan(derived, module, shape, rows)
         beside = {n: module.apart(values[k], shape) for n, k in self.group.beside}
-        work = _Meeting(module, derived["kept"], beside, sum(len(c.members) for c in plan))
+        work = _Meeting(module, beside, sum(len(c.members) for c in plan))
         if self.group.shared:
             shared = derived["shared"] | {n: values[k] for n, k in self.group.shared}
             plan = [_rescored(module, chunk, shared) for chunk in plan]
@@ -240,8 +235,8 @@ class Groups(Chunks):
 class _Meeting:
     """The grouped part on the rows of one chunk after another, its further outputs put together."""
 
-    def __init__(self, module: Grouped, kept: Any, beside: dict[str, Any], groups: int):
-        self.module, self.kept, self.beside, self.groups = module, kept, beside, groups
+    def __init__(self, module: Grouped, beside: dict[str, Any], groups: int):
+        self.module, self.beside, self.groups = module, beside, groups
         self.chunk: Chunk | None = None
         self.more: list[Tensor] = []
 
@@ -249,10 +244,10 @@ class _Meeting:
         assert self.chunk is not None
         _, places, members, spans = self.chunk
         if not self.beside:
-            alone: Tensor = self.module.among(self.kept, rows, places, spans)
+            alone: Tensor = self.module.among(rows, places, spans)
             return alone
         beside = {n: value.index_select(0, members) for n, value in self.beside.items()}
-        first, *more = self.module.among(self.kept, rows, places, spans, **beside)
+        first, *more = self.module.among(rows, places, spans, **beside)
         self.more = self.more or [m.new_empty((self.groups, *m.shape[1:])) for m in more]
         for whole, part in zip(self.more, more, strict=True):
             whole.index_copy_(0, members, part)

@@ -126,15 +126,21 @@ def _calls(steps: Sequence[Step], order: dict[Any, int]) -> tuple[tuple[tuple[An
 
 
 def grown(flow: Flow, seed: Step) -> Region | None:
-    """The largest region that starts with a step, or around it if tokens meet there; None where there is none."""
+    """The largest region that starts with a step, or around it if tokens meet there, and whose result is no wider than
+    that of a smaller one; None where there is none."""
     meets = bool(seed.block.traits().groups)
     steps = [*(_before(flow, seed) if meets else ()), seed]
-    found = Region(tuple(steps), seed if meets else None) if meets or _leaves(flow, steps) else None
-    for step in _after(flow, seed):
-        steps.append(step)
-        if _leaves(flow, steps):
+    found: Region | None = None
+    for step in (None, *_after(flow, seed)):
+        steps += [step] if step else []
+        if _leaves(flow, steps) and not (found and _width(flow, steps[-1]) > _width(flow, found.steps[-1])):
             found = Region(tuple(steps), seed if meets else None)
     return found
+
+
+def _width(flow: Flow, step: Step) -> int:
+    """Channels of what a step makes."""
+    return flow.values[step.outputs[0]].type.channels
 
 
 def is_tokenwise(step: AnyStep | None) -> bool:

@@ -24,8 +24,8 @@ class Traits:
     concatenates  y is the channels of all inputs side by side: `read`, in the order they are read, or `turned`
     in_place      each number by itself, by a module without parameters whose `inplace` may be switched on
     fresh         y is new memory, that of no input, parameter or earlier call; as it is of linear and scaling leaves
-    tokenwise     each token of y, the channels of one cell, follows from the same token of every input; the module takes
-                  them as rows (N, C), whatever stood before the channels
+    tokenwise     each token of y, the channels of one cell, follows from the same token of every input; the module
+                  takes them as rows (N, C), whatever stood before the channels
     groups        names of the ports, each a map, whose tokens fall into groups that do not see each other; the first
                   output is a map of the same tokens. What the module has for this says `composer.chunking.Grouped`
     shared        names of ports whose value all groups have in common, such as a bias

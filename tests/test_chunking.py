@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import copy
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from test_passes import blueprint, difference, inputs_of, kept, scrambled
-from torch import nn
+from composer_blocks.modules.attention import WindowAttention
+from test_passes import TINY, difference, inputs_of, scrambled
 
 import composer
 from composer import chunking
+from composer.inference import is_move
+from composer.liveness import ids_of
 from composer.module import Network
-from composer.prepared import fired
+from composer.prepared import at_evaluation, fired
 
 BLOCK = """
 blueprint: 1
@@ -104,3 +107,174 @@ def test_windows_equal_those_of_the_whole_map(case: str, tmp_path: Path, monkeyp
     ours, plain = ours.double(), plain.double()
     values = [v.double() for v in inputs_of(ours)]
     assert difference(ours(*values), plain(*values)) <= 1e-12
+
+
+# --- which cells stand in which window --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pad_first", [True, False])
+def test_windows_in_numbers_are_those_of_the_module(pad_first: bool) -> None:
+    for grid, window, shift in (((5, 4), (3, 3), (1, 2)), ((7,), (3,), (0,)), ((3, 5, 2), (2, 2, 2), (1, 0, 1))):
+        options: dict[str, Any] = dict(project_query=True, qkv_bias=True, scale="head", dropout=0.0, heads=1)
+        module = WindowAttention(
+            1, 1, grid, window=window, shift=shift, pad=True, pad_first=pad_first, mask=-7.0, **options
+        )
+        padded = module._padded(grid)
+        numbers = torch.arange(1.0, 1 + prod(grid)).view(1, *grid, 1)
+        wanted = module._windows(numbers, padded, None)[0, :, :, 0]
+        places, groups = module.groups(grid)
+        found = torch.zeros(len(groups), places)
+        for row, (cells, at, _) in zip(found, groups, strict=True):
+            row[list(at)] = torch.tensor(cells).float() + 1
+        assert torch.equal(found, wanted)
+        masks = [module.scores(kind, torch.zeros(1, places, places)) for _, _, kind in groups]
+        assert torch.equal(torch.stack([m for m in masks if m is not None]), module._mask(padded, "cpu"))
+        assert len({kind for _, _, kind in groups}) <= 2 ** sum(s > 0 for s in shift)
+
+
+# --- what the region is -----------------------------------------------------------------------------------------------
+
+
+def parts_of(loaded: composer.Blueprint, name: str) -> list[list[str]]:
+    """The addresses that each step of a pass stands for, less changes of layout."""
+    found = [step.parts for by, step in fired(loaded.optimized()) if by == name]
+    return [[p.address for p in parts if not is_move(p.address)] for parts in found]
+
+
+def test_a_region_is_the_whole_block_if_nobody_else_reads_inside(tmp_path: Path) -> None:
+    loaded = written(tmp_path, "padded, shifted")
+    inside = "attention.bias norm1 attention attention_drop_path attention_sum norm2 mlp.fc1 mlp.act mlp.drop1 mlp.fc2"
+    whole = [*inside.split(), "mlp.drop2", "mlp_drop_path", "mlp_sum"]
+    assert parts_of(loaded, "windows") == [[f"blocks.0.{part}" for part in whole]]
+    assert parts_of(loaded, "chunks") == []
+    path = Path(loaded.path)
+    path.write_text(path.read_text().replace("outputs: {y: blocks}", "outputs: {y: blocks, z: blocks.0.norm2}"))
+    loaded = composer.load(path)
+    assert parts_of(loaded, "windows") == [[f"blocks.0.{part}" for part in whole[:5]]]
+    assert parts_of(loaded, "chunks") == [[f"blocks.0.{part}" for part in whole[6:]]]
+    ours, plain = both(loaded)
+    with torch.no_grad():
+        values = inputs_of(ours)
+        assert difference(ours(*values), plain(*values)) <= 1e-5
+
+
+CHAIN = """
+blueprint: 1
+name: chain
+inputs: {image: {type: B 4 H W, size: [5, 3]}}
+graph:
+  a: {use: linear, out: 6}
+  b: act.gelu
+  c: {use: linear, out: 4}
+  d: {use: fuse.concat, from: [c, image]}
+outputs: {y: d}
+"""
+
+
+@pytest.mark.parametrize("tokens", [1, 4, 29, 30, 31])
+def test_chunks_of_any_size(tokens: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunking, "BYTES", tokens * 4 * 6)
+    path = tmp_path / "chain.yaml"
+    path.write_text(CHAIN)
+    loaded = composer.load(path)
+    assert parts_of(loaded, "chunks") == [["a", "b", "c"]]
+    ours, plain = both(loaded)
+    with torch.no_grad():
+        for batch in (2, 0):
+            values = inputs_of(ours, batch)
+            assert ours(*values).shape == plain(*values).shape
+            assert batch == 0 or difference(ours(*values), plain(*values)) <= 1e-5
+
+
+def test_a_value_read_elsewhere_or_no_wider_one_makes_no_chunk(tmp_path: Path) -> None:
+    path = tmp_path / "chain.yaml"
+    path.write_text(CHAIN.replace("from: [c, image]", "from: [c, b]"))
+    assert parts_of(composer.load(path), "chunks") == []
+    path.write_text(CHAIN.replace("out: 6", "out: 4"))
+    assert parts_of(composer.load(path), "chunks") == []
+
+
+# --- weights that change, and who listens -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def shifted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Network, Network]:
+    return both(written(tmp_path_factory.mktemp("shifted"), "padded, shifted"))
+
+
+def in_place(network: Network) -> None:
+    network.get_parameter("blocks.0.attention.bias.table").mul_(3)
+
+
+def in_place_below(network: Network) -> None:
+    network.get_parameter("blocks.0.attention.query.weight").mul_(3)
+
+
+def loaded_anew(network: Network) -> None:
+    network.load_state_dict({k: v + 0.5 for k, v in network.state_dict().items()})
+
+
+def trained(network: Network) -> None:
+    network.train()
+    for parameter in network.parameters():
+        parameter.data.mul_(1.5)
+    network.eval()
+
+
+@pytest.mark.parametrize("change", [in_place, in_place_below, loaded_anew, trained])
+@torch.no_grad()
+def test_a_change_of_weights_is_followed(change: Any, shifted: tuple[Network, Network]) -> None:
+    ours, plain = (copy.deepcopy(n) for n in shifted)
+    values = inputs_of(ours)
+    before = ours(*values)
+    for network in (ours, plain):
+        change(network)
+    assert difference(ours(*values), plain(*values)) <= 1e-5
+    assert difference(ours(*values), before) > 1e-3
+
+
+@pytest.mark.parametrize("at", ["attention", "attention.query", "mlp.fc1"])
+@torch.no_grad()
+def test_a_hook_inside_sees_what_it_would(at: str, shifted: tuple[Network, Network]) -> None:
+    seen: list[torch.Tensor] = []
+    for network in (copy.deepcopy(n) for n in shifted):
+        network.get_submodule(f"blocks.0.{at}").register_forward_hook(lambda module, given, made: seen.append(made))
+        network(*inputs_of(network))
+    assert len(seen) == 2
+    assert difference(*seen) <= 1e-5
+
+
+@torch.no_grad()
+def test_few_shapes_are_kept(shifted: tuple[Network, Network]) -> None:
+    ours, plain = (copy.deepcopy(n) for n in shifted)
+    for n in range(3, 9):
+        x = torch.randn(1, 4, n, 4)
+        assert difference(ours(x), plain(x)) <= 1e-5
+    (step,) = ours._evaluated()
+    assert step.kept is not None
+    assert 1 <= len(step.kept[2]["plans"]) <= 4
+
+
+# --- dead work --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "dead", "unread"),
+    [
+        ("nnformer", {"head.1"}, set()),  # deep supervision
+        ("fine", {"head.1"}, {"decoder.0.block.0.memory.volume.attention.query", "encoder.2.down.conv"}),
+        ("glam_nnformer", {"head.1"}, {"encoder.0.blocks.1.memory.attention.query", "encoder.2.down.conv"}),
+        ("glam_swin_unet", set(), {"encoder.0.blocks.1.memory.attention.query"}),
+    ],
+)
+def test_nothing_runs_at_evaluation_that_nobody_reads(name: str, dead: set[str], unread: set[str]) -> None:
+    """The last attention between windows' tokens, a merge behind the last stage, heads that are only for training."""
+    tiny = TINY[name]
+    program = composer.load(name, size=tiny["sizes"][0], **tiny["params"]).optimized()
+    steps = at_evaluation(program)
+    outputs = {i for o in program.outputs if not o.training for i in ids_of(o.ids)}
+    assert [s.address for s in steps if not (outputs | {i for t in steps for i in t.reads}) & set(s.outputs)] == []
+    runs = {p.address for s in steps for p in getattr(s, "parts", (s,))}
+    assert {s.address for s in program.steps if not s.unused} - runs == dead
+    assert {s.address for s in program.steps if s.unused} >= unread
+    assert not runs & (dead | unread)

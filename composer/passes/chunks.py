@@ -29,5 +29,7 @@ def use_chunks(program: Program) -> Program:
 def _pays(flow: Flow, region: Region) -> bool:
     """Whether the widest value inside is wider than the result, so that it need not be there as a whole."""
     *inner, last = (flow.values[s.outputs[0]].type for s in region.steps)
-    known = all(flow.values[i].type.kind in ("map", "tokens", "queries", "scales") for s in region.steps for i in s.reads)
+    known = all(
+        flow.values[i].type.kind in ("map", "tokens", "queries", "scales") for s in region.steps for i in s.reads
+    )
     return known and bool(inner) and max(t.channels for t in inner) > last.channels
