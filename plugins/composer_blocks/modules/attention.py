@@ -155,6 +155,8 @@ class WindowAttention(InWindows, Derived):
         a = (q * scale_of(self.scale, q.shape[-1], q.shape[-1])) @ k.transpose(-1, -2)
         if scores is not None:
             a = a + scores
+        if self._masked and a.device.type == "cpu":
+            a = _without_denormals(a)
         a = functional.dropout(a.softmax(-1), self.dropout, self.training)
         return (a @ v).transpose(-3, -2).flatten(-2)
 
@@ -181,6 +183,20 @@ class WindowAttention(InWindows, Derived):
 
     def extra_repr(self) -> str:
         return f"window={self.window}, shift={self.shift}, heads={self.heads}, pad={self.pad}, mask={self.mask}"
+
+
+def _without_denormals(scores: Tensor) -> Tensor:
+    """Scores whose weight in the softmax would be less than the smallest normal float become -inf, and the weight 0.
+
+    A mask of -100 makes weights of exp(-100), with which a CPU multiplies up to fifty times as slowly: a training step
+    of a shifted layer takes 2 to 3 times as long. What is left out is less than 1e-37 of a row's sum.
+    """
+    most = scores.detach().amax(-1, keepdim=True)
+    return scores.masked_fill_(scores.detach() < most + LEAST, -torch.inf)
+
+
+LEAST = -87.0
+"""The logarithm of the smallest normal float, 1.2e-38, rounded up."""
 
 
 def _pad(x: Tensor, sizes: list[int]) -> Tensor:
