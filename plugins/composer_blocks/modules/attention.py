@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from composer_blocks.modules.derived import Derived
 from composer_blocks.modules.grouped import InWindows
+from composer_blocks.modules.windows import sides, windows_of
 
 
 def scale_of(scale: str | float, head: int, width: int) -> float:
@@ -82,9 +83,19 @@ class WindowAttention(InWindows, Derived):
         self.derive()
 
     def derived(self) -> dict[str, Tensor]:
-        """The mask at the size the network is built for, where that is known."""
-        known = self._masked and len(self.built) == len(self.window)
-        return {"shifted": self._mask(self.built, "cpu")} if known else {}
+        """The masks at the size the network is built for, where that is known: one for each kind of window, and the
+        kind of each window. Of a volume's many windows they are a few."""
+        if not (self._masked and len(self.built) == len(self.window)):
+            return {}
+        windows = windows_of(self.built, self.window, self.shift, True)
+        kinds = list(dict.fromkeys(split for _, _, split in windows))
+        masks = torch.stack([self._mask_of(kind) for kind in kinds])
+        return {"masks": masks, "kinds": torch.tensor([kinds.index(split) for _, _, split in windows], device="cpu")}
+
+    def _mask_of(self, split: tuple[bool, ...]) -> Tensor:
+        """`mask` where two places of a window stand on different sides of a seam, else 0: (1, n, n)."""
+        side = torch.tensor(sides(self.window, self.shift, split), device="cpu")
+        return (side[:, None] != side[None]).float()[None] * (self.mask or 0)
 
     @property
     def _masked(self) -> bool:
@@ -164,8 +175,9 @@ class WindowAttention(InWindows, Derived):
         """What is added to the scores: (heads, n, n), or (windows, heads, n, n) under a shift."""
         if not self._masked:
             return bias
-        known = "shifted" in self._buffers and tuple(padded) == self.built
-        mask = (self.get_buffer("shifted") if known else self._mask(padded, x.device)).to(x.dtype)
+        known = "kinds" in self._buffers and tuple(padded) == self.built
+        mask = self.get_buffer("masks")[self.get_buffer("kinds")] if known else self._mask(padded, x.device)
+        mask = mask.to(x.dtype)
         return mask if bias is None else bias + mask
 
     def _mask(self, padded: Any, device: Any) -> Tensor:

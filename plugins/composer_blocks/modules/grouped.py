@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from composer_blocks.modules.windows import Window, sides, windows_of
+from composer_blocks.modules.windows import Window, windows_of
 
 
 class InWindows:
@@ -26,6 +26,7 @@ class InWindows:
     key: nn.Linear
     value: nn.Linear
     project: nn.Linear
+    _mask_of: Callable[[tuple[bool, ...]], Tensor]
 
     def groups(self, grid: tuple[int, ...]) -> tuple[int, Sequence[Window]]:
         """Places of a window, and the windows; a split one is of another kind only where there is a mask."""
@@ -36,9 +37,7 @@ class InWindows:
         """Bias and mask of windows that are split along some axes, (heads or 1, n, n); None if there is neither."""
         if not any(kind):
             return None if bias is None else bias.contiguous()
-        like = self.key.weight
-        side = torch.tensor(sides(self.window, self.shift, kind), device=like.device)
-        mask = (side[:, None] != side[None]).to(like.dtype)[None] * (self.mask or 0)
+        mask = self._mask_of(kind).to(self.key.weight)
         return mask if bias is None else bias + mask
 
     def among(
