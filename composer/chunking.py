@@ -76,7 +76,7 @@ class Chunk(NamedTuple):
     """Some groups: the numbers of their tokens among those of all samples, `places` as `Grouped.among` has them, the
     numbers of the groups among those of all samples, and runs of groups of one kind."""
 
-    index: Tensor
+    tokens: Tensor
     places: Tensor | None
     members: Tensor
     spans: tuple[Span, ...]
@@ -201,14 +201,14 @@ class Groups(Chunks):
         work = _Meeting(module, beside, sum(len(c.members) for c in plan))
         if self.group.shared:
             shared = derived["shared"] | {n: values[k] for n, k in self.group.shared}
-            plan = [_rescored(module, chunk, shared) for chunk in plan]
+            plan = _rescored(module, plan, shared)
         result: Tensor | None = None
         for chunk in plan:
             work.chunk = chunk
-            taken = {n: x.index_select(0, chunk.index) for n, x in rows.items()}
+            taken = {n: x.index_select(0, chunk.tokens) for n, x in rows.items()}
             y = self._on(modules, taken, **{f"part{self.group.part}": work})
             result = y.new_empty((total, y.shape[-1])) if result is None else result
-            result.index_copy_(0, chunk.index, y)
+            result.index_copy_(0, chunk.tokens, y)
         assert result is not None
         made = self._shaped(result, shape)
         if not self.group.more:

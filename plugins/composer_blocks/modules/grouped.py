@@ -49,7 +49,7 @@ class InWindows:
             full = (_placed(y, pad, places, count * size) for y, pad in self._projected(*rows))
             y = self._attended([y.view(count, size, y.shape[-1]) for y in full], spans, 0)
             return self.project(_present(y.flatten(0, 1), places))
-        both = [r if r is None else _fronted(tokens, _placed(r, None, places, count * size)) for r in rows]
+        both: list[Any] = [r if r is None else _fronted(tokens, _placed(r, None, places, count * size)) for r in rows]
         extra = tokens.shape[1]
         y = self.project(self._attended([y for y, _ in self._projected(*both)], spans, extra))
         return _present(y[:, extra:].flatten(0, 1), places), y[:, :extra]
