@@ -244,7 +244,8 @@ def _apart(call: Any, slots: Mapping[str, int], asked: Mapping[str, Rows]) -> An
         _asking(c, slots[a], asked[a]) if a in slots else c for a, c in zip(plain.addresses, plain.calls, strict=True)
     ]
     parts.also = tuple(slots.values())
-    targets = tuple((slot, slot) for slot in (target, *parts.also))
+    own = (target,) if isinstance(target, int) else tuple(slot for _, slot in target)
+    targets = tuple((slot, slot) for slot in (*own, *parts.also))
     return {"": parts}, "", positional, reads, named, targets, dead, at
 
 

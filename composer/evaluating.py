@@ -40,8 +40,7 @@ class Evaluated:
         self.address, self.by, self.takes = step.address, step.by, len(step.inputs)
         self.span = next((part.span for part in step.parts if part.address == step.address), None)
         self.kernel, self.homes, self.plain = step.kernel(), list(homes), plain
-        self.watched = [(home, name, type(home[name])) for home, name in homes if isinstance(home[name], nn.Module)]
-        self.guarded = [(home, name, type(home[name])) for home, name in guards if isinstance(home[name], nn.Module)]
+        self.watched, self.guarded = _modules(homes), _modules(guards)
         self.kept: tuple[list[Tensor], list[Any], Any] | None = None
 
     def __call__(self, *values: Any) -> Any:
@@ -95,6 +94,16 @@ class Evaluated:
     def __getstate__(self) -> dict[str, Any]:
         """A copy or a pickle derives anew."""
         return {**self.__dict__, "kept": None}
+
+
+def _modules(homes: Sequence[Home]) -> list[tuple[Mapping[str, Any], str, type]]:
+    """Where the modules are found, those inside them too, and of which class they are."""
+    found: list[tuple[Mapping[str, Any], str, type]] = []
+    for home, name in homes:
+        module = home[name]
+        if isinstance(module, nn.Module):
+            found += [(home, name, type(module)), *_modules([(module._modules, child) for child in module._modules])]
+    return found
 
 
 def _mark(tensor: Tensor) -> Any:

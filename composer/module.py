@@ -415,33 +415,40 @@ def _live(program: Program, outputs: Iterable[ProgramOutput]) -> list[Step]:
 
 def _calls(steps: Sequence[AnyStep], built: Mapping[str, Home], wanted: Iterable[int]) -> list[Call]:
     return [
-        (*_prepared(s, built), True, s.reads, (), s.outputs[0], dead, f"`{s.address}`")
+        (*_prepared(s, built), True, s.reads, (), _one(s.outputs), dead, f"`{s.address}`")
         if isinstance(s, Prepared)
         else (*built[s.module], *_arguments(s), _targets(s), dead, _place(s))
         for s, dead in zip(steps, _last_reads(steps, wanted), strict=True)
     ]
 
 
+def _one(outputs: tuple[int, ...]) -> Any:
+    """Where the value of a prepared step goes, or its values in order."""
+    return outputs[0] if len(outputs) == 1 else tuple(enumerate(outputs))
+
+
 def _prepared(step: Prepared, built: Mapping[str, Home]) -> Home:
     """The callable of a prepared step."""
     homes, guards = ([built[s.module] for s in steps] for steps in (step.parts, step.guards))
-    plain = _Parts(
-        [s.address for s in step.parts], _calls(step.parts, built, step.outputs), step.reads, step.outputs[0]
-    )
+    calls = _calls(step.parts, built, step.outputs)
+    plain = _Parts([s.address for s in step.parts], calls, step.reads, step.outputs)
     return {"": Evaluated(step, homes, guards, plain)}, ""
 
 
 class _Parts:
     """Steps as one callable, on the values they need from outside; with what they give `also`, by slots."""
 
-    def __init__(self, addresses: Sequence[str], calls: Sequence[Call], reads: Sequence[int], target: int):
-        self.addresses, self.calls, self.reads, self.target = addresses, calls, reads, target
+    def __init__(self, addresses: Sequence[str], calls: Sequence[Call], reads: Sequence[int], targets: Sequence[int]):
+        self.addresses, self.calls, self.reads, self.targets = addresses, calls, reads, targets
         self.also: tuple[int, ...] = ()
 
     def __call__(self, *values: Any) -> Any:
         slots = dict(zip(self.reads, values, strict=True))
         _steps(self.calls, slots)
-        return {k: slots[k] for k in (self.target, *self.also)} if self.also else slots[self.target]
+        if self.also:
+            return {k: slots[k] for k in (*self.targets, *self.also)}
+        made = [slots[k] for k in self.targets]
+        return made[0] if len(made) == 1 else made
 
 
 def _steps(calls: Sequence[Call], slots: Any) -> None:

@@ -40,6 +40,7 @@ class Prepared:
     parts    the steps it replaces, in order; the last one's value is its value
     inputs   numbers of the values that its kernel takes, in order
     guards   steps that must still be as they were built although they run themselves
+    makes    numbers of its values where they are several; its kernel gives a list
     """
 
     address: str
@@ -48,12 +49,13 @@ class Prepared:
     inputs: tuple[int, ...]
     kernel: Callable[[], Kernel]
     guards: tuple[Step, ...] = ()
+    makes: tuple[int, ...] = ()
     keys: None = None
     unused: bool = False
 
     @property
     def outputs(self) -> tuple[int, ...]:
-        return self.parts[-1].outputs
+        return self.makes or self.parts[-1].outputs
 
     @property
     def reads(self) -> tuple[int, ...]:
@@ -106,12 +108,12 @@ class Flow:
         readers = self.readers.get(value, ())
         return readers[0] if len(readers) == 1 and not more and value not in self.outputs else None
 
-    def put(self, prepared: Prepared) -> None:
-        """A prepared step at the place of the last of its parts; what stood for one of them is gone."""
+    def put(self, prepared: Prepared, at: Step | None = None) -> None:
+        """A prepared step at the place of the last of its parts, or of one of them; what stood for one is gone."""
         gone = [self.makers[i] for part in prepared.parts for i in part.outputs[:1] if i in self.makers]
+        place = self.places[(at or gone[-1]).outputs[0]]
         for step in gone:
-            place = self._leave(step)
-            self.steps[place] = None
+            self.steps[self._leave(step)] = None
         self.steps[place] = prepared
         self._enter(prepared, place)
 

@@ -25,6 +25,11 @@ class Traits:
     concatenates  y is the channels of all inputs side by side: `read`, in the order they are read, or `turned`
     in_place      each number by itself, by a module without parameters whose `inplace` may be switched on
     fresh         y is new memory, that of no input, parameter or earlier call; as it is of linear and scaling leaves
+    tokenwise     each token of y, the channels of one cell, follows from the same token of every input; the module
+                  takes them as rows (N, C), whatever stood before the channels
+    groups        names of the ports, each a map, whose tokens fall into groups that do not see each other; the first
+                  output is a map of the same tokens. What the module has for this says `composer.chunking.Grouped`
+    shared        names of ports whose value all groups have in common, such as a bias
     constant      what y depends on. weights: on the parameters and buffers of the module itself. shape: on the
                   shape, dtype and device of the first port, as long as no other port is connected
     attends       y is a sum of values with weights. Named are the ports on whose tokens queries and keys stand. Called
@@ -43,6 +48,9 @@ class Traits:
     concatenates: Literal["", "read", "turned"] = ""
     in_place: bool = False
     fresh: bool = False
+    tokenwise: bool = False
+    groups: tuple[str, ...] = ()
+    shared: tuple[str, ...] = ()
     constant: Literal["", "weights", "shape"] = ""
     attends: tuple[str, str] | None = None
     position: Literal["", "code", "angles", "bias"] = ""

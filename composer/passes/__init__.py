@@ -20,6 +20,7 @@ from composer.diagnostics import (
     raised_at,
 )
 from composer.inference import Program, is_move
+from composer.passes.chunks import use_chunks
 from composer.passes.constants import keep_constants
 from composer.passes.dead import remove_dead
 from composer.passes.filters import keep_filters
@@ -27,6 +28,7 @@ from composer.passes.in_place import work_in_place
 from composer.passes.levels import fold_levels
 from composer.passes.norms import fold_norms
 from composer.passes.products import use_products
+from composer.passes.windows import use_windows
 from composer.prepared import fired
 
 
@@ -51,6 +53,8 @@ SHIPPED: tuple[Pass, ...] = (
     Pass("norms", fold_norms, prepares=True),
     Pass("filters", keep_filters, prepares=True),
     Pass("constants", keep_constants, prepares=True),
+    Pass("windows", use_windows, prepares=True),
+    Pass("chunks", use_chunks, prepares=True),
     Pass("products", use_products, prepares=True),
     Pass("in_place", work_in_place, prepares=True),
 )

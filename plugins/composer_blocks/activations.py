@@ -17,7 +17,7 @@ class Activation(Block):
     """Whether the module can write over its input."""
 
     def traits(self) -> Traits:
-        return Traits(in_place=self.switchable)
+        return Traits(in_place=self.switchable, tokenwise=True)
 
     def infer(self, rule: Rule, x: Type) -> Type:
         return x
@@ -124,6 +124,9 @@ class PReLU(Activation):
     weightless: ClassVar[bool] = False
     shared: bool = True
 
+    def traits(self) -> Traits:
+        return Traits()
+
     def build(self, x: Type) -> Any:
         from torch import nn
 
@@ -143,6 +146,9 @@ class Dropout(Block):
 
     def infer(self, rule: Rule, x: Type) -> Type:
         return x
+
+    def traits(self) -> Traits:
+        return Traits(tokenwise=not self.channels)
 
     def build(self, rank: int) -> Any:
         from torch import nn

@@ -235,7 +235,7 @@ class WindowedAttention(Block):
         return {"x": x, "tokens": tokens}
 
     def traits(self) -> Traits:
-        return Traits(attends=("x", "x"))
+        return Traits(groups=("x", "context"), shared=("bias",), attends=("x", "x"))
 
     def build(self, x: Type, context: Type | None) -> Any:
         from composer_blocks.modules.attention import WindowAttention as Module

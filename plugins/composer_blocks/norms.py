@@ -21,7 +21,7 @@ class LayerNorm(Block):
         return x
 
     def traits(self) -> Traits:
-        return Traits(fresh=True)
+        return Traits(fresh=True, tokenwise=True)
 
     def build(self, x: Type) -> Any:
         from torch import nn
