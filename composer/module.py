@@ -20,13 +20,13 @@ from torch.utils.checkpoint import checkpoint, noop_context_fn
 from composer.addresses import Pattern
 from composer.diagnostics import BlueprintError, Diagnostic, PluginError, listing, nearest, raised_at
 from composer.dims import Size, symbols_of
-from composer.evaluating import Evaluated, Home, recording
+from composer.evaluating import Evaluated, Home, Trained, following, recording
 from composer.fitting import Fit, fit, grids_of
 from composer.inference import Program, ProgramInput, ProgramOutput, Step, is_move
 from composer.init import initialize
 from composer.kernels import tensors_of
 from composer.liveness import ids_of, needed
-from composer.prepared import AnyStep, Prepared, at_evaluation
+from composer.prepared import AnyStep, Prepared, at_evaluation, at_training
 from composer.segments import Segment, owners, segments
 from composer.sizes import Constraint, violations
 from composer.types import Type
@@ -77,6 +77,7 @@ class Network(nn.Module):
         parts: dict[str, Home] = {}
         self._plans: dict[tuple[bool, ...], _Plan] = {}
         self._prepared: dict[tuple[bool, ...], _Plan] = {}
+        self._trained: dict[tuple[bool, ...], _Plan] = {}
         for given, each in {frozenset[str](): program, **program.alternatives}.items():
             parts = {address: home for address, home in parts.items() if not is_move(address)}
             for step in each.steps:
@@ -89,6 +90,9 @@ class Network(nn.Module):
             steps = at_evaluation(each)
             if any(isinstance(s, Prepared) for s in steps):
                 self._prepared[tuple(present)] = _Plan(each, steps, parts, [o for o in each.outputs if not o.training])
+            steps = at_training(each)
+            if any(isinstance(s, Prepared) for s in steps):
+                self._trained[tuple(present)] = _Plan(each, steps, parts, each.outputs)
 
     def _built(self, step: Step, env: Mapping[str, int]) -> Home:
         """The module of a step, registered under its address."""
@@ -146,10 +150,12 @@ class Network(nn.Module):
         return plan.delivered(slots)
 
     def _plan(self, given: Sequence[Tensor | None]) -> _Plan:
-        """The steps for these inputs: prepared ones at evaluation, where nobody records what happens."""
+        """The steps for these inputs: prepared ones, where nobody follows what happens."""
         present = tuple(given[k] is not None for k in self._optional)
-        prepared = None if self.training or not self._prepared or recording() else self._prepared.get(present)
-        return prepared or self._plans[self.training, *present]
+        plain = self._plans[self.training, *present]
+        prepared = (self._trained if self.training else self._prepared).get(present)
+        followed = following() or plain.segments if self.training else recording()
+        return plain if prepared is None or followed else prepared
 
     def prepare(self) -> list[Tensor]:
         """Derive now what evaluation keeps beside the weights, such as folded ones, and give these tensors. Without it
@@ -246,7 +252,7 @@ class Network(nn.Module):
 
 def watch(network: Network, watcher: Callable[[str, Callable[..., Any]], Callable[..., Any]]) -> None:
     """Put `watcher(address, callable)` in the place of what every step calls, for good; its `__wrapped__` is that."""
-    for plan in (*network._plans.values(), *network._prepared.values()):
+    for plan in (*network._plans.values(), *network._prepared.values(), *network._trained.values()):
         for k, (home, name, *rest) in enumerate(plan.calls):
             plan.calls[k] = ({"": watcher(plan.addresses[k], home[name])}, "", *rest)
 
@@ -342,7 +348,7 @@ def _prepared(step: Prepared, built: Mapping[str, Home]) -> Home:
     """The callable of a prepared step."""
     homes, guards = ([built[s.module] for s in steps] for steps in (step.parts, step.guards))
     plain = _Parts(_calls(step.parts, built, step.outputs), step.reads, step.outputs[0])
-    return {"": Evaluated(step, homes, guards, plain)}, ""
+    return {"": (Trained if step.trains else Evaluated)(step, homes, guards, plain)}, ""
 
 
 class _Parts:

@@ -1,12 +1,12 @@
 """Prepared steps: one step of the evaluation plan in the place of several, with tensors derived from their modules.
 
-    training, and wherever gradients are recorded     conv -> norm -> relu
-    evaluation without gradients                      [conv · norm] -> relu
+    wherever gradients are recorded     conv -> norm -> relu
+    evaluation without gradients        [conv · norm] -> relu
 
 A pass that needs weights, or that only holds at evaluation, rewrites `Program.evaluation` and leaves `Program.steps`
-as they are. A prepared step owns no parameter and no module: it reads those of its `parts`, so `state_dict`, training,
+as they are; one that derives weights differentiably may rewrite `Program.training` too. A prepared step owns no parameter and no module: it reads those of its `parts`, so `state_dict`, training,
 hooks and replaced modules go on as before. What it derives is made at the first call and made again when a parameter
-changed; where a part is not what it was (a hook, another module, one that trains), the parts run themselves.
+changed, in training at every call; where a part is not what it was (a hook, another module, one that trains), the parts run themselves.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ class Prepared:
     parts    the steps it replaces, in order; the last one's value is its value
     inputs   numbers of the values that its kernel takes, in order
     guards   steps that must still be as they were built although they run themselves
+    trains   whether it stands for its parts in training: what it derives then carries gradients to their weights
     """
 
     address: str
@@ -48,6 +49,7 @@ class Prepared:
     inputs: tuple[int, ...]
     kernel: Callable[[], Kernel]
     guards: tuple[Step, ...] = ()
+    trains: bool = False
     keys: None = None
     unused: bool = False
 
@@ -67,16 +69,18 @@ AnyStep = Step | Prepared
 
 
 class Flow:
-    """The steps of an evaluation plan on their way through a pass: who makes a value, and who reads it."""
+    """The steps of a plan, that of evaluation or that of `training`, on their way through a pass: who makes a value, and
+    who reads it."""
 
-    def __init__(self, program: Program):
-        self.program = program
+    def __init__(self, program: Program, training: bool = False):
+        self.program, self.training = program, training
         self.values: Mapping[int, Value] = {v.id: v for v in program.values}
-        self.outputs = {i for o in program.outputs if not o.training for i in ids_of(o.ids)}
-        self.steps: list[AnyStep | None] = list(at_evaluation(program))
+        self.outputs = {i for o in program.outputs if training or not o.training for i in ids_of(o.ids)}
+        self.steps: list[AnyStep | None] = list(at_training(program) if training else at_evaluation(program))
         self.makers: dict[int, AnyStep] = {}
         self.places: dict[int, int] = {}
         self.readers: dict[int, list[AnyStep]] = {}
+        self.made: list[Prepared] = []
         for place, step in enumerate(self.steps):
             if step is not None:
                 self._enter(step, place)
@@ -114,17 +118,29 @@ class Flow:
             self.steps[place] = None
         self.steps[place] = prepared
         self._enter(prepared, place)
+        self.made.append(prepared)
 
     def done(self) -> Program:
-        """The program with these steps at evaluation."""
-        return replace(self.program, evaluation=tuple(s for s in self.steps if s is not None))
+        """The program with these steps at evaluation, or in training."""
+        steps = tuple(s for s in self.steps if s is not None)
+        return replace(self.program, **{"training" if self.training else "evaluation": steps})
 
 
 def at_evaluation(program: Program) -> tuple[AnyStep, ...]:
     """The steps that run at evaluation: what passes made of them, or those that an output needs then."""
     if program.evaluation is not None:
         return program.evaluation
-    wanted = needed(program.steps, (i for o in program.outputs if not o.training for i in ids_of(o.ids)))
+    return _live(program, (i for o in program.outputs if not o.training for i in ids_of(o.ids)))
+
+
+def at_training(program: Program) -> tuple[AnyStep, ...]:
+    """The steps that run in training."""
+    return program.training or _live(program, (i for o in program.outputs for i in ids_of(o.ids)))
+
+
+def _live(program: Program, outputs: Iterable[int]) -> tuple[Step, ...]:
+    """The steps that some outputs need."""
+    wanted = needed(program.steps, outputs)
     return tuple(s for s in program.steps if wanted & set(s.outputs) and not s.unused)
 
 
@@ -135,6 +151,8 @@ def traits_of(step: AnyStep | None) -> Traits:
 
 def fired(program: Program) -> Iterable[tuple[str, Prepared]]:
     """Each prepared step of a program with the names of the passes that made it."""
-    for step in program.evaluation or ():
-        if isinstance(step, Prepared):
-            yield from ((name, step) for name in step.by)
+    found: dict[tuple[str, str], Prepared] = {}
+    for step in (*(program.evaluation or ()), *(program.training or ())):
+        for name in step.by if isinstance(step, Prepared) else ():
+            found.setdefault((name, step.address), step)  # type: ignore[arg-type]
+    return [(name, step) for (name, _), step in found.items()]

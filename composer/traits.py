@@ -12,7 +12,8 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Traits:
-    """Promises of a leaf; all hold at evaluation, where gradients are off.
+    """Promises of a leaf; all hold at evaluation, where gradients are off, and `linear`, `interpolates`, `concatenates`
+    and `pure` in training too.
 
     linear        y = W·x + b. cells: on the channels of each cell by itself. grid: over neighbours as well. The module
                   is torch's `Linear` or a convolution of its, plain or transposed, or a subclass
@@ -26,6 +27,8 @@ class Traits:
     fresh         y is new memory, that of no input, parameter or earlier call; as it is of linear and scaling leaves
     constant      what y depends on. weights: on the parameters and buffers of the module itself. shape: on the
                   shape, dtype and device of the first port, as long as no other port is connected
+    pure          y depends on nothing but the inputs and the parameters, in training too, and nothing else changes: it
+                  draws no random number, counts nothing, and writes into no input
     """
 
     linear: Literal["", "cells", "grid"] = ""
@@ -36,3 +39,4 @@ class Traits:
     in_place: bool = False
     fresh: bool = False
     constant: Literal["", "weights", "shape"] = ""
+    pure: bool = False

@@ -20,6 +20,7 @@ from composer.diagnostics import (
     raised_at,
 )
 from composer.inference import Program, is_move
+from composer.passes.common import share_common
 from composer.passes.constants import keep_constants
 from composer.passes.dead import remove_dead
 from composer.passes.filters import keep_filters
@@ -47,6 +48,7 @@ class Pass:
 
 SHIPPED: tuple[Pass, ...] = (
     Pass("dead", remove_dead),
+    Pass("common", share_common),
     Pass("levels", fold_levels, prepares=True),
     Pass("norms", fold_norms, prepares=True),
     Pass("filters", keep_filters, prepares=True),

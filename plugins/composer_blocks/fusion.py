@@ -64,7 +64,7 @@ class Concat(Fusion):
 
     def traits(self) -> Traits:
         joins: Literal["read", "turned"] = "turned" if self.order == "skip x" else "read"
-        return Traits(concatenates=joins if self.fit == "none" else "")
+        return Traits(concatenates=joins if self.fit == "none" else "", pure=True)
 
     def build(self, layout: str) -> Any:
         from composer_blocks.modules.fusion import Concat as Module

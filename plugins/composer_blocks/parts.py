@@ -63,6 +63,7 @@ class Convolution(Block):
         return Traits(
             linear="cells" if alone and not self.transposed else "grid",
             weight="standardized" if computed else "weight",
+            pure=True,
         )
 
     def build(self, x: Type, rank: int) -> Any:
@@ -122,7 +123,7 @@ class Add(Block):
         return x
 
     def traits(self) -> Traits:
-        return Traits(fresh=True)
+        return Traits(fresh=True, pure=True)
 
     def build(self) -> Any:
         import torch

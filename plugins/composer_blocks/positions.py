@@ -109,7 +109,7 @@ class RelativePosition(Block):
         return x.with_(grid=(prod(_cells(x)),) * 2)
 
     def traits(self) -> Traits:
-        return Traits(constant="weights")
+        return Traits(constant="weights", pure=True)
 
     def build(self, x: Type, full: Type | None) -> Any:
         from composer_blocks.modules.positions import Relative
@@ -165,7 +165,7 @@ class SinePosition(Block):
         return x
 
     def traits(self) -> Traits:
-        return Traits(constant="" if self.add or self.places is not None else "shape")
+        return Traits(constant="" if self.add or self.places is not None else "shape", pure=True)
 
     def _of_places(self, rule: Rule, x: Type, places: int, mask: Type | None) -> Type:
         rule.need(places % 2 == 0, f"`places` is even, a sine and a cosine for each wavelength, not {places}", "BP401")
@@ -204,7 +204,7 @@ class RotaryPosition(Block):
         return x.with_(channels=x.channels // 2)
 
     def traits(self) -> Traits:
-        return Traits(constant="shape")
+        return Traits(constant="shape", pure=True)
 
     def build(self, x: Type, rank: int) -> Any:
         from composer_blocks.modules.rotation import Angles

@@ -123,7 +123,7 @@ class Resize(Block):
         return x.with_(grid=tuple(n * f for n, f in zip(x.grid, factors, strict=True)))
 
     def traits(self) -> Traits:
-        return Traits(interpolates=True)
+        return Traits(interpolates=True, pure=True)
 
     def build(self, rank: int) -> Any:
         from composer_blocks.modules.resampling import Resize as Module
