@@ -87,8 +87,10 @@ class Evaluated:
         """Whether modules are of the class that was built, in the right mode, and nobody listens to their calls."""
         for home, name, kind in watched:
             module = home[name]
-            listens = module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__
-            if type(module) is not kind or (module.training and not training) or listens or (training and _back(module)):
+            wrong = type(module) is not kind or (module.training and not training)
+            if wrong or module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__:
+                return False
+            if training and (module._backward_hooks or module._backward_pre_hooks):
                 return False
         return True
 
@@ -116,11 +118,6 @@ class Trained(Evaluated):
 def _in_full(device: str) -> AbstractContextManager[object]:
     """Where weights are multiplied with each other in their own precision."""
     return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
-
-
-def _back(module: nn.Module) -> bool:
-    """Whether somebody waits for the gradients of a module's results."""
-    return bool(module._backward_hooks or module._backward_pre_hooks)
 
 
 def _mark(tensor: Tensor) -> Any:

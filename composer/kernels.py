@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.conv import _ConvTransposeNd
 
+from composer.orders import channels_last, is_channels_last
+
 TRANSPOSED = {1: functional.conv_transpose1d, 2: functional.conv_transpose2d, 3: functional.conv_transpose3d}
 
 
@@ -68,14 +70,26 @@ def applied(module: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tens
 
 @dataclass(frozen=True)
 class Operator:
-    """A linear module with a derived weight and bias; `scales`: the last part is a norm that is folded into it;
-    `product`: a convolution of single cells as one product of matrices."""
+    """A linear module with a derived weight and bias.
+
+    scales   the last part is a norm that is folded into it
+    product  a convolution of single cells as one product of matrices
+    last     channels lie last in memory, in the filters and so in the result
+    out      channels lie first in memory in the result, because it is the user's
+    """
 
     weight: str = "weight"
     scales: bool = False
     product: bool = False
+    last: bool = False
+    out: bool = False
 
     def prepare(self, modules: list[Any]) -> tuple[Tensor, Tensor | None]:
+        weight, bias = self._folded(modules)
+        turns = self.last and not self.product and weight.device.type == "cpu"  # elsewhere it is not measured
+        return channels_last(weight) if turns else weight, bias
+
+    def _folded(self, modules: list[Any]) -> tuple[Tensor, Tensor | None]:
         module = modules[0]
         weight, bias = weight_of(module, self.weight), module.bias
         if not self.scales:
@@ -86,15 +100,22 @@ class Operator:
 
     def run(self, derived: Any, modules: list[Any], values: tuple[Any, ...]) -> Tensor:
         weight, bias = derived
-        y = product(values[0], weight, bias) if self.product else applied(modules[0], values[0], weight, bias)
+        y = self._product(values[0], *derived) if self.product else applied(modules[0], values[0], weight, bias)
+        y = y.contiguous() if self.out else y
         for move in modules[1 : -1 if self.scales else None]:  # the compiler's own changes of layout
             y = move(y)
         return y
 
+    def _product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if self.last and not self.out and is_channels_last(x):
+            return functional.linear(x.movedim(1, -1), weight.flatten(1), bias).movedim(-1, 1)
+        return product(x, weight, bias)
+
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x (B, C, *grid) -> (B, out, *grid)."""
-    cells, rows = x.flatten(2), weight.flatten(1).expand(x.shape[0], -1, -1)
+    """x (B, C, *grid), in whichever order of memory -> (B, out, *grid), channels first in memory."""
+    cells = x.movedim(1, -1).flatten(1, -2).mT if is_channels_last(x) else x.flatten(2)
+    rows = weight.flatten(1).expand(x.shape[0], -1, -1)
     y = torch.bmm(rows, cells) if bias is None else torch.baddbmm(bias[None, :, None], rows, cells)
     return y.reshape(*y.shape[:2], *x.shape[2:])
 
@@ -206,6 +227,18 @@ class OfShape:
 
 
 @dataclass(frozen=True)
+class First:
+    """What a step makes of its values, channels first in memory."""
+
+    def prepare(self, modules: list[Any]) -> None:
+        return None
+
+    def run(self, derived: Any, modules: list[Any], values: tuple[Any, ...]) -> Tensor:
+        made: Tensor = modules[0](*values)
+        return made.contiguous()
+
+
+@dataclass(frozen=True)
 class InPlace:
     """A function of each number, written over its input."""
 
@@ -216,6 +249,27 @@ class InPlace:
 
     def run(self, derived: Any, modules: list[Any], values: tuple[Any, ...]) -> Any:
         return derived(values[0])
+
+
+@dataclass(frozen=True)
+class Sum:
+    """The sum of all values, written over one of them if all have its shape; `listed`: the module takes them as one."""
+
+    over: int
+    listed: bool = False
+
+    def prepare(self, modules: list[Any]) -> None:
+        return None
+
+    def run(self, derived: Any, modules: list[Any], values: tuple[Any, ...]) -> Tensor:
+        total: Tensor = values[self.over]
+        others = [v for k, v in enumerate(values) if k != self.over]
+        if any(v.shape != total.shape or v.dtype != total.dtype for v in others):
+            made: Tensor = modules[0](list(values)) if self.listed else modules[0](*values)
+            return made
+        for value in others:
+            total.add_(value)
+        return total
 
 
 def tensors_of(derived: Any) -> list[Tensor]:

@@ -4,15 +4,17 @@
     evaluation without gradients        [conv · norm] -> relu
 
 A pass that needs weights, or that only holds at evaluation, rewrites `Program.evaluation` and leaves `Program.steps`
-as they are; one that derives weights differentiably may rewrite `Program.training` too. A prepared step owns no parameter and no module: it reads those of its `parts`, so `state_dict`, training,
-hooks and replaced modules go on as before. What it derives is made at the first call and made again when a parameter
-changed, in training at every call; where a part is not what it was (a hook, another module, one that trains), the parts run themselves.
+as they are; one that derives weights differentiably may rewrite `Program.training` too. A prepared step owns no
+parameter and no module: it reads those of its `parts`, so `state_dict`, training, hooks and replaced modules go on as
+before. What it derives is made at the first call and made again when a parameter changed, in training at every call;
+where a part is not what it was (a hook, another module, one that trains), the parts run themselves.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 from composer.inference import Program, Step, Value
@@ -40,6 +42,7 @@ class Prepared:
     parts    the steps it replaces, in order; the last one's value is its value
     inputs   numbers of the values that its kernel takes, in order
     guards   steps that must still be as they were built although they run themselves
+    fresh    whether its value is new memory, that of no input, parameter or earlier call
     trains   whether it stands for its parts in training: what it derives then carries gradients to their weights
     """
 
@@ -49,6 +52,7 @@ class Prepared:
     inputs: tuple[int, ...]
     kernel: Callable[[], Kernel]
     guards: tuple[Step, ...] = ()
+    fresh: bool = False
     trains: bool = False
     keys: None = None
     unused: bool = False
@@ -64,13 +68,25 @@ class Prepared:
         around = (i for part in self.parts for i in part.reads if i not in made)
         return tuple(dict.fromkeys((*self.inputs, *around)))
 
+    def also(self, by: str, **options: bool) -> Prepared:
+        """The same step after one more pass, which sets options of its kernel."""
+        kernel: Callable[..., Kernel] = self.kernel
+        return replace(self, by=(*self.by, by), kernel=partial(kernel, **options))
+
 
 AnyStep = Step | Prepared
 
 
+def operator(weight: str, **options: bool) -> Kernel:
+    """The kernel of a linear step, with the options of `composer.kernels.Operator`."""
+    from composer.kernels import Operator
+
+    return Operator(weight, **options)
+
+
 class Flow:
-    """The steps of a plan, that of evaluation or that of `training`, on their way through a pass: who makes a value, and
-    who reads it."""
+    """The steps of the plan of evaluation, or of that of `training`, on their way through a pass: who makes a value,
+    and who reads it."""
 
     def __init__(self, program: Program, training: bool = False):
         self.program, self.training = program, training
@@ -123,7 +139,7 @@ class Flow:
     def done(self) -> Program:
         """The program with these steps at evaluation, or in training."""
         steps = tuple(s for s in self.steps if s is not None)
-        return replace(self.program, **{"training" if self.training else "evaluation": steps})
+        return replace(self.program, training=steps) if self.training else replace(self.program, evaluation=steps)
 
 
 def at_evaluation(program: Program) -> tuple[AnyStep, ...]:
@@ -147,6 +163,15 @@ def _live(program: Program, outputs: Iterable[int]) -> tuple[Step, ...]:
 def traits_of(step: AnyStep | None) -> Traits:
     """The promises of a step that runs as it is; one that is prepared already makes none."""
     return step.block.traits() if isinstance(step, Step) and step.keys is None else Traits()
+
+
+def linear_step(step: AnyStep) -> Prepared | None:
+    """A linear step with its derived weights, to which a pass may add options of `operator`; None for any other."""
+    if isinstance(step, Prepared):
+        return step if isinstance(step.kernel, partial) and step.kernel.func is operator else None
+    traits = traits_of(step)
+    kernel = partial(operator, traits.weight)
+    return Prepared(step.address, (), (step,), step.reads, kernel, fresh=True) if traits.linear else None
 
 
 def fired(program: Program) -> Iterable[tuple[str, Prepared]]:

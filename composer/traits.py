@@ -24,6 +24,9 @@ class Traits:
                   ports lend their grid only
     concatenates  y is the channels of all inputs side by side: `read`, in the order they are read, or `turned`
     in_place      each number by itself, by a module without parameters whose `inplace` may be switched on
+    adds          y is the sum of all inputs, numbers of one shape
+    standardizes  each channel of each sample over its grid to mean 0 and variance 1, with the `eps` of the module, and
+                  then scale · x + shift by its `weight` and `bias` where they are not None
     fresh         y is new memory, that of no input, parameter or earlier call; as it is of linear and scaling leaves
     constant      what y depends on. weights: on the parameters and buffers of the module itself. shape: on the
                   shape, dtype and device of the first port, as long as no other port is connected
@@ -37,6 +40,8 @@ class Traits:
     interpolates: bool = False
     concatenates: Literal["", "read", "turned"] = ""
     in_place: bool = False
+    adds: bool = False
+    standardizes: bool = False
     fresh: bool = False
     constant: Literal["", "weights", "shape"] = ""
     pure: bool = False

@@ -146,14 +146,15 @@ def trained(network: Network) -> tuple[list[Any], ...]:
 
 
 def changes_training(network: Network) -> bool:
-    steps = (network.blueprint.optimized(without).steps for without in ("", "common"))
+    steps = (network.blueprint.optimized(without).steps for without in ((), "common"))
     return bool(network._trained) or len(next(steps)) < len(next(steps))
 
 
 def apart(found: list[Any], wanted: list[Any]) -> float:
     """How far tensors are from others, all together: relative L2."""
     both = [(a.double(), b.double()) for a, b in zip(found, wanted, strict=True) if a is not None]
-    return float(sum((a - b).square().sum() for a, b in both) / sum(b.square().sum() for _, b in both) or 0) ** 0.5
+    wanted_norm = sum(float(b.square().sum()) for _, b in both)
+    return (sum(float((a - b).square().sum()) for a, b in both) / max(wanted_norm, 1e-30)) ** 0.5
 
 
 # --- derived tensors live as long as the weights they are of ----------------------------------------------------------

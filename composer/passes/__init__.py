@@ -25,6 +25,8 @@ from composer.passes.constants import keep_constants
 from composer.passes.dead import remove_dead
 from composer.passes.filters import keep_filters
 from composer.passes.in_place import work_in_place
+from composer.passes.instances import join_instances
+from composer.passes.layout import hold_channels_last
 from composer.passes.levels import fold_levels
 from composer.passes.norms import fold_norms
 from composer.passes.products import use_products
@@ -54,6 +56,8 @@ SHIPPED: tuple[Pass, ...] = (
     Pass("filters", keep_filters, prepares=True),
     Pass("constants", keep_constants, prepares=True),
     Pass("products", use_products, prepares=True),
+    Pass("layout", hold_channels_last, prepares=True),
+    Pass("instances", join_instances, prepares=True),
     Pass("in_place", work_in_place, prepares=True),
 )
 

@@ -27,7 +27,7 @@ def share_common(program: Program) -> Program:
     for step in (_renamed(s, same) for s in program.steps):
         alike = first.setdefault((step.block.name, step.inputs, None if step.block.weightless else step.module), [])
         twin = next((t for t in alike if _is_twin(t, step)), None)
-        if twin is None or outputs & set(step.outputs) and outputs & set(twin.outputs):
+        if twin is None or (outputs & set(step.outputs) and outputs & set(twin.outputs)):
             alike.append(step)
             steps.append(step)
             continue

@@ -14,7 +14,7 @@ batch it has to see.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -90,7 +90,8 @@ class _Match:
         fuse = (order[self.fuse.outputs], traits_of(self.fuse).weight)
         last = flow.values[parts[-1].outputs[0]].layout == "last"
         kernel = partial(_kernel, levels, fuse, norm, last)
-        return Prepared(self.fuse.address, (NAME,), tuple(parts), tuple(inputs), kernel, trains=flow.training)
+        made = Prepared(self.fuse.address, (NAME,), tuple(parts), tuple(inputs), kernel, fresh=True)
+        return replace(made, trains=flow.training)
 
     def _lenders(self) -> list[int]:
         return [lender for b in self.branches for s in b.steps for _, lender in _lent(s)]

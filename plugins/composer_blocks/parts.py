@@ -123,7 +123,7 @@ class Add(Block):
         return x
 
     def traits(self) -> Traits:
-        return Traits(fresh=True, pure=True)
+        return Traits(adds=True, fresh=True, pure=True)
 
     def build(self) -> Any:
         import torch

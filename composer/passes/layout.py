@@ -1,0 +1,45 @@
+"""Filters of volumes held with the channels last in memory, which makes the maps between them so.
+
+    before   x (B, C, D, H, W) -> conv -> y       after   x -> conv (filters channels last) -> y, strides channels last
+
+The shapes stay, and so does what is computed. torch's convolutions of plain tensors copy input and result into an order
+of their own and back; with the channels last they run on both as they are. Norms, activations, sums, pools and
+interpolations keep the order that they are given. A map that the user gets has its channels first, as always.
+"""
+
+from __future__ import annotations
+
+from composer.inference import Program, Step
+from composer.passes.products import is_volume
+from composer.prepared import AnyStep, Flow, Kernel, Prepared, linear_step, traits_of
+
+NAME = "layout"
+
+
+def hold_channels_last(program: Program) -> Program:
+    """Every convolution of a volume; then every step whose value is the user's."""
+    flow = Flow(program)
+    for step in flow:
+        found = linear_step(step)
+        if found is not None and is_volume(flow, found.parts[0]):
+            cells = traits_of(found.parts[0]).linear == "cells"  # whose convolution is slow with the channels last
+            more = {"product": True} if cells else {}
+            flow.put(found.also(NAME, last=True, out=bool(flow.outputs & set(found.outputs)), **more))
+    if flow.made:
+        for step in [s for s in flow if flow.outputs & set(s.outputs)]:
+            if _keeps_order(step) and isinstance(step, Step) and is_volume(flow, step):
+                flow.put(Prepared(step.address, (NAME,), (step,), step.reads, _kernel))
+    return flow.done()
+
+
+def _keeps_order(step: AnyStep) -> bool:
+    """Whether a step hands on the order that it is given, and takes single values by position."""
+    if not isinstance(step, Step) or step.keys is not None or traits_of(step).linear:
+        return False
+    return all(port in step.block.required and isinstance(value, int) for port, value in step.inputs)
+
+
+def _kernel() -> Kernel:
+    from composer.kernels import First
+
+    return First()
