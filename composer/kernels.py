@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.conv import _ConvTransposeNd
 
+from composer import onednn
 from composer.orders import channels_last, is_channels_last
 
 TRANSPOSED = {1: functional.conv_transpose1d, 2: functional.conv_transpose2d, 3: functional.conv_transpose3d}
@@ -74,8 +75,9 @@ class Operator:
 
     scales   the last part is a norm that is folded into it
     product  a convolution of single cells as one product of matrices
-    last     channels lie last in memory, in the filters and so in the result
+    last     channels lie last in memory, in the value and so in the result
     out      channels lie first in memory in the result, because it is the user's
+    splits   channels of each value, where the first part is their concatenation, which is never made
     """
 
     weight: str = "weight"
@@ -83,11 +85,12 @@ class Operator:
     product: bool = False
     last: bool = False
     out: bool = False
+    splits: tuple[int, ...] = ()
 
-    def prepare(self, modules: list[Any]) -> tuple[Tensor, Tensor | None]:
-        weight, bias = self._folded(modules)
-        turns = self.last and not self.product and weight.device.type == "cpu"  # elsewhere it is not measured
-        return channels_last(weight) if turns else weight, bias
+    def prepare(self, modules: list[Any]) -> tuple[list[Tensor], Tensor | None]:
+        weight, bias = self._folded(modules[1:] if self.splits else modules)
+        parts = torch.split(weight, list(self.splits), 1) if self.splits else ()
+        return [w.contiguous() for w in parts] or [weight], bias
 
     def _folded(self, modules: list[Any]) -> tuple[Tensor, Tensor | None]:
         module = modules[0]
@@ -99,24 +102,43 @@ class Operator:
         return scaled(module, wide(weight), scale).to(weight.dtype), shift.to(weight.dtype)
 
     def run(self, derived: Any, modules: list[Any], values: tuple[Any, ...]) -> Tensor:
-        weight, bias = derived
-        y = self._product(values[0], *derived) if self.product else applied(modules[0], values[0], weight, bias)
+        (weights, bias), (module, *rest) = derived, modules[1:] if self.splits else modules
+        if self.last and not self.product and values[0].device.type == "cpu":  # elsewhere it is not measured
+            values = tuple(map(channels_last, values))
+        y = self._mapped(module, values[0], weights[0], bias)
+        for x, weight in zip(values[1:], weights[1:], strict=True):
+            self._add(y, module, x, weight)
         y = y.contiguous() if self.out else y
-        for move in modules[1 : -1 if self.scales else None]:  # the compiler's own changes of layout
+        for move in rest[: -1 if self.scales else None]:  # the compiler's own changes of layout
             y = move(y)
         return y
 
-    def _product(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if self.last and not self.out and is_channels_last(x):
-            return functional.linear(x.movedim(1, -1), weight.flatten(1), bias).movedim(-1, 1)
-        return product(x, weight, bias)
+    def _mapped(self, module: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if self.product:
+            return product(x, weight, bias, self.last and not self.out)
+        if self.last and onednn.takes(module, x, weight):
+            return onednn.convolve(module, x, weight, bias)
+        return applied(module, x, weight, bias)
+
+    def _add(self, total: Tensor, module: Any, x: Tensor, weight: Tensor) -> None:
+        """Add what the module computes to a map that is there."""
+        if self.product and is_channels_last(total) and is_channels_last(x):
+            rows = total.movedim(1, -1).flatten(0, -2)
+            rows.addmm_(x.movedim(1, -1).flatten(0, -2), weight.flatten(1).mT)
+        elif self.last and not self.product and onednn.takes(module, x, weight):
+            onednn.add_to(total, module, x, weight)
+        else:
+            total.add_(self._mapped(module, x, weight, None))
 
 
-def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x (B, C, *grid), in whichever order of memory -> (B, out, *grid), channels first in memory."""
-    cells = x.movedim(1, -1).flatten(1, -2).mT if is_channels_last(x) else x.flatten(2)
+def product(x: Tensor, weight: Tensor, bias: Tensor | None, last: bool = False) -> Tensor:
+    """x (B, C, *grid), in whichever order of memory -> (B, out, *grid), with channels first or `last` in memory."""
+    cells = x.movedim(1, -1).flatten(1, -2) if is_channels_last(x) else x.flatten(2).mT
     rows = weight.flatten(1).expand(x.shape[0], -1, -1)
-    y = torch.bmm(rows, cells) if bias is None else torch.baddbmm(bias[None, :, None], rows, cells)
+    one, two, shift = (cells, rows.mT, bias) if last else (rows, cells.mT, bias if bias is None else bias[:, None])
+    y = torch.bmm(one, two) if shift is None else torch.baddbmm(shift, one, two)
+    if last:  # by way of two axes, because the strides of a batch of one may be anything
+        return y.reshape(-1, y.shape[2]).view(x.shape[0], *x.shape[2:], y.shape[2]).movedim(-1, 1)
     return y.reshape(*y.shape[:2], *x.shape[2:])
 
 

@@ -9,9 +9,12 @@ LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 """By the axes of (B, C, *grid)."""
 
 
-def channels_last(tensor: Tensor) -> Tensor:
-    """A copy of (B, C, *grid) with the channels last in memory, whose strides say so also for one channel."""
-    return torch.empty_like(tensor, memory_format=LAST[tensor.dim()]).copy_(tensor)
+def channels_last(x: Tensor) -> Tensor:
+    """(B, C, *grid) with the channels last in memory. For one channel the strides say so too, and nothing is copied."""
+    if x.shape[1] == 1 and x.is_contiguous():
+        batch, _, *grid = x.stride()
+        return x.as_strided(x.shape, (batch, 1, *grid))
+    return x.contiguous(memory_format=LAST[x.dim()])
 
 
 def is_channels_last(x: Tensor) -> bool:

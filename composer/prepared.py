@@ -68,7 +68,7 @@ class Prepared:
         around = (i for part in self.parts for i in part.reads if i not in made)
         return tuple(dict.fromkeys((*self.inputs, *around)))
 
-    def also(self, by: str, **options: bool) -> Prepared:
+    def also(self, by: str, **options: Any) -> Prepared:
         """The same step after one more pass, which sets options of its kernel."""
         kernel: Callable[..., Kernel] = self.kernel
         return replace(self, by=(*self.by, by), kernel=partial(kernel, **options))
@@ -77,7 +77,7 @@ class Prepared:
 AnyStep = Step | Prepared
 
 
-def operator(weight: str, **options: bool) -> Kernel:
+def operator(weight: str, **options: Any) -> Kernel:
     """The kernel of a linear step, with the options of `composer.kernels.Operator`."""
     from composer.kernels import Operator
 

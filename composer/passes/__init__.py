@@ -30,6 +30,7 @@ from composer.passes.layout import hold_channels_last
 from composer.passes.levels import fold_levels
 from composer.passes.norms import fold_norms
 from composer.passes.products import use_products
+from composer.passes.splits import split_concats
 from composer.prepared import fired
 
 
@@ -57,6 +58,7 @@ SHIPPED: tuple[Pass, ...] = (
     Pass("constants", keep_constants, prepares=True),
     Pass("products", use_products, prepares=True),
     Pass("layout", hold_channels_last, prepares=True),
+    Pass("splits", split_concats, prepares=True),
     Pass("instances", join_instances, prepares=True),
     Pass("in_place", work_in_place, prepares=True),
 )

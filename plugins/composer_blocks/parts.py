@@ -62,6 +62,7 @@ class Convolution(Block):
         computed = self.standardize is not None and not self.transposed
         return Traits(
             linear="cells" if alone and not self.transposed else "grid",
+            whole=self.groups == 1 and not self.transposed,
             weight="standardized" if computed else "weight",
             pure=True,
         )
