@@ -250,13 +250,15 @@ class OfShape:
 
 @dataclass(frozen=True)
 class First:
-    """What a step makes of its values, channels first in memory."""
+    """What a step makes of its values, channels first in memory; `listed`: the module takes them as one."""
+
+    listed: bool = False
 
     def prepare(self, modules: list[Any]) -> None:
         return None
 
     def run(self, derived: Any, modules: list[Any], values: tuple[Any, ...]) -> Tensor:
-        made: Tensor = modules[0](*values)
+        made: Tensor = modules[0](list(values)) if self.listed else modules[0](*values)
         return made.contiguous()
 
 

@@ -65,8 +65,8 @@ class Prepared:
     def reads(self) -> tuple[int, ...]:
         """What the kernel takes, and what the parts need from outside."""
         made = {i for part in self.parts for i in part.outputs}
-        around = (i for part in self.parts for i in part.reads if i not in made)
-        return tuple(dict.fromkeys((*self.inputs, *around)))
+        around = (i for part in self.parts for i in part.reads if i not in made and i not in self.inputs)
+        return (*self.inputs, *dict.fromkeys(around))
 
     def also(self, by: str, **options: Any) -> Prepared:
         """The same step after one more pass, which sets options of its kernel."""
@@ -126,6 +126,11 @@ class Flow:
         readers = self.readers.get(value, ())
         return readers[0] if len(readers) == 1 and not more and value not in self.outputs else None
 
+    def reads_volume(self, step: AnyStep) -> bool:
+        """Whether the first value of a step is (B, C, D, H, W)."""
+        value = self.values[step.reads[0]]
+        return value.layout == "first" and value.type.kind == "map" and value.type.rank == 3
+
     def put(self, prepared: Prepared) -> None:
         """A prepared step at the place of the last of its parts; what stood for one of them is gone."""
         gone = [self.makers[i] for part in prepared.parts for i in part.outputs[:1] if i in self.makers]
@@ -163,6 +168,13 @@ def _live(program: Program, outputs: Iterable[int]) -> tuple[Step, ...]:
 def traits_of(step: AnyStep | None) -> Traits:
     """The promises of a step that runs as it is; one that is prepared already makes none."""
     return step.block.traits() if isinstance(step, Step) and step.keys is None else Traits()
+
+
+def by_position(step: Step) -> bool:
+    """Whether a step takes its values by position, each by itself or all as one list."""
+    if len(step.inputs) == 1:
+        return step.inputs[0][1] is not None
+    return all(isinstance(value, int) and port in step.block.required for port, value in step.inputs)
 
 
 def linear_step(step: AnyStep) -> Prepared | None:

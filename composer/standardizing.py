@@ -2,9 +2,9 @@
 
 torch's instance norm copies a map whose channels lie last in memory, and its batch norm loses digits there: it adds up
 as many float32 as there are voxels. Here the voxels are dealt out to groups, whose means and variances are exact to
-float32 and joined in double precision (Chan, Golub and LeVeque, 1983, The American Statistician 37:242). Then each piece
-of the map is scaled and activated while it is in the cache. At 96³ voxels and 16 channels this takes 19 ms of a core,
-torch's instance norm of a plain map 70.
+float32 and joined in double precision (Chan, Golub and LeVeque, 1983, The American Statistician 37:242). Then each
+piece of the map is scaled and activated while it is in the cache. At 96³ voxels and 16 channels this takes 19 ms of a
+core, torch's instance norm of a plain map 70.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ WALK = [
     *"phrases sizes layouts blueprint graph scopes edits reaching renewing requirements origins linking liveness inference strides".split(),
     "sourcemap",
     "causes",
-    *"prepared kernels".split(),
+    *"orders onednn kernels standardizing prepared".split(),
     *PASSES,
     *"passes writing document flat locking keymap init fitting segments evaluating module weights exporters".split(),
     *"exporters.wanting exporters.tracing exporters.torch exporters.onnx exporters.netron".split(),

@@ -13,7 +13,7 @@ from __future__ import annotations
 from functools import partial
 
 from composer.inference import Program, Step
-from composer.prepared import AnyStep, Flow, Kernel, Prepared, traits_of
+from composer.prepared import AnyStep, Flow, Kernel, Prepared, by_position, traits_of
 
 NAME = "in_place"
 
@@ -23,7 +23,7 @@ def work_in_place(program: Program) -> Program:
     flow = Flow(program)
     for step in flow:
         traits = traits_of(step)
-        if not isinstance(step, Step) or not (traits.in_place or (traits.adds and _is_plain(step))):
+        if not isinstance(step, Step) or not (traits.in_place or (traits.adds and by_position(step))):
             continue
         over = next((k for k, i in enumerate(step.reads) if is_dying(flow, i, step)), None)
         if over is None or (traits.in_place and over > 0):
@@ -43,12 +43,6 @@ def is_dying(flow: Flow, value: int, step: AnyStep) -> bool:
 def parts_of(maker: AnyStep) -> tuple[Step, ...]:
     """The steps whose modules must be as they were built, so that a value stays what it was promised to be."""
     return (*maker.parts, *maker.guards) if isinstance(maker, Prepared) else (maker,)
-
-
-def _is_plain(step: Step) -> bool:
-    """Whether a step takes its values by position, or as one list."""
-    single = all(isinstance(value, int) for _, value in step.inputs)
-    return len(step.inputs) == 1 or (single and all(port in step.block.required for port, _ in step.inputs))
 
 
 def _is_fresh(maker: AnyStep) -> bool:

@@ -10,9 +10,10 @@ interpolations keep the order that they are given. A map that the user gets has 
 
 from __future__ import annotations
 
+from functools import partial
+
 from composer.inference import Program, Step
-from composer.passes.products import is_volume
-from composer.prepared import AnyStep, Flow, Kernel, Prepared, linear_step, traits_of
+from composer.prepared import Flow, Kernel, Prepared, by_position, linear_step, traits_of
 
 NAME = "layout"
 
@@ -22,25 +23,19 @@ def hold_channels_last(program: Program) -> Program:
     flow = Flow(program)
     for step in flow:
         found = linear_step(step)
-        if found is not None and is_volume(flow, found.parts[0]):
+        if found is not None and flow.reads_volume(found.parts[0]):
             cells = traits_of(found.parts[0]).linear == "cells"  # whose convolution is slow with the channels last
             more = {"product": True} if cells else {}
             flow.put(found.also(NAME, last=True, out=bool(flow.outputs & set(found.outputs)), **more))
     if flow.made:
         for step in [s for s in flow if flow.outputs & set(s.outputs)]:
-            if _keeps_order(step) and isinstance(step, Step) and is_volume(flow, step):
-                flow.put(Prepared(step.address, (NAME,), (step,), step.reads, _kernel))
+            if isinstance(step, Step) and step.keys is None and flow.reads_volume(step) and by_position(step):
+                kernel = partial(_kernel, not isinstance(step.inputs[0][1], int))
+                flow.put(Prepared(step.address, (NAME,), (step,), step.reads, kernel))
     return flow.done()
 
 
-def _keeps_order(step: AnyStep) -> bool:
-    """Whether a step hands on the order that it is given, and takes single values by position."""
-    if not isinstance(step, Step) or step.keys is not None or traits_of(step).linear:
-        return False
-    return all(port in step.block.required and isinstance(value, int) for port, value in step.inputs)
-
-
-def _kernel() -> Kernel:
+def _kernel(listed: bool) -> Kernel:
     from composer.kernels import First
 
-    return First()
+    return First(listed)

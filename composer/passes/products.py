@@ -10,7 +10,7 @@ is for volumes.
 
 from __future__ import annotations
 
-from composer.inference import Program, Step
+from composer.inference import Program
 from composer.prepared import Flow, linear_step, traits_of
 
 NAME = "products"
@@ -21,12 +21,6 @@ def use_products(program: Program) -> Program:
     flow = Flow(program)
     for step in flow:
         found = linear_step(step)
-        if found is not None and traits_of(found.parts[0]).linear == "cells" and is_volume(flow, found.parts[0]):
+        if found is not None and traits_of(found.parts[0]).linear == "cells" and flow.reads_volume(found.parts[0]):
             flow.put(found.also(NAME, product=True))
     return flow.done()
-
-
-def is_volume(flow: Flow, step: Step) -> bool:
-    """Whether a step reads (B, C, D, H, W)."""
-    value = flow.values[step.reads[0]]
-    return value.layout == "first" and value.type.kind == "map" and value.type.rank == 3

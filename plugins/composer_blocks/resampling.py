@@ -34,6 +34,9 @@ class Pool(Block):
     stride: PerAxis | Literal["kernel"] = "kernel"
     padding: PerAxisNatural = 0
 
+    def traits(self) -> Traits:
+        return Traits(pure=True)
+
     def _steps(self, kernel: Any) -> Any:
         return kernel if self.stride == "kernel" else self.stride
 
