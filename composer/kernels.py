@@ -89,8 +89,10 @@ class Operator:
 
     def prepare(self, modules: list[Any]) -> tuple[list[Tensor], Tensor | None]:
         weight, bias = self._folded(modules[1:] if self.splits else modules)
-        parts = torch.split(weight, list(self.splits), 1) if self.splits else ()
-        return [w.contiguous() for w in parts] or [weight], bias
+        weights = torch.split(weight, list(self.splits), 1) if self.splits else [weight]
+        if self.last and not self.product and weight.device.type == "cpu":  # else they were copied at every call
+            return [channels_last(w) for w in weights], bias
+        return [w.contiguous() for w in weights] if self.splits else [weight], bias
 
     def _folded(self, modules: list[Any]) -> tuple[Tensor, Tensor | None]:
         module = modules[0]
