@@ -11,6 +11,7 @@ tensors of a kind that folding does not know.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from operator import is_
 from typing import Any
 
@@ -67,10 +68,13 @@ class Evaluated:
         return True
 
     def _derived(self) -> Any:
+        with torch.inference_mode(False), torch.no_grad():  # a tensor of inference mode is of no use elsewhere
+            return self._derive()
+
+    def _derive(self) -> Any:
         modules = [home[name] for home, name in self.homes]
         try:
-            with torch.inference_mode(False), torch.no_grad():  # a tensor of inference mode is of no use elsewhere
-                return self.kernel.prepare(modules)
+            return self.kernel.prepare(modules)
         except Exception as fault:
             text = f"`{self.address}` does not keep its traits: {type(fault).__name__}: {fault}"
             way = f"leave the pass out: `--without {self.by[0]}`, in Python `build(without={self.by[0]!r})`"
@@ -78,12 +82,14 @@ class Evaluated:
             raise PluginError(Diagnostic("BP611", text, self.span, notes=notes, help=help)) from fault
 
     @staticmethod
-    def _as_built(watched: Sequence[tuple[Mapping[str, Any], str, Any]]) -> bool:
-        """Whether modules are of the class that was built, at evaluation, and nobody listens to their calls."""
+    def _as_built(watched: Sequence[tuple[Mapping[str, Any], str, Any]], training: bool = False) -> bool:
+        """Whether modules are of the class that was built, in the right mode, and nobody listens to their calls."""
         for home, name, kind in watched:
             module = home[name]
-            listens = module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__
-            if type(module) is not kind or module.training or listens:
+            wrong = type(module) is not kind or (module.training and not training)
+            if wrong or module._forward_hooks or module._forward_pre_hooks or "forward" in module.__dict__:
+                return False
+            if training and (module._backward_hooks or module._backward_pre_hooks):
                 return False
         return True
 
@@ -106,6 +112,23 @@ def _modules(homes: Sequence[Home]) -> list[tuple[Mapping[str, Any], str, type]]
     return found
 
 
+class Trained(Evaluated):
+    """The callable of a prepared step that trains: it derives at every call, with gradients."""
+
+    def __call__(self, *values: Any) -> Any:
+        if not self._as_built(self.watched, training=True):
+            return self.plain(*values)
+        modules = [home[name] for home, name in self.homes]
+        with _in_full(values[0].device.type):
+            derived = self._derive()
+        return self.kernel.run(derived, modules, values[: self.takes])
+
+
+def _in_full(device: str) -> AbstractContextManager[object]:
+    """Where weights are multiplied with each other in their own precision."""
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
+
+
 def _mark(tensor: Tensor) -> Any:
     """What changes when the numbers of a tensor do; None where nothing would."""
     kind = type(tensor)
@@ -120,18 +143,23 @@ _tracing: Callable[[], bool] = torch.jit.is_tracing  # type: ignore[attr-defined
 def _listening() -> bool:
     """Whether there are hooks for every module; one that only counts who is at work, as torch's counter of FLOPs has,
     is none."""
-    hooks = (modules_of_torch._global_forward_hooks, modules_of_torch._global_forward_pre_hooks)
+    kinds = ("forward", "forward_pre", "backward", "backward_pre")
+    hooks = [getattr(modules_of_torch, f"_global_{kind}_hooks") for kind in kinds]
     if not any(hooks):
         return False
     return any(not isinstance(getattr(h, "__self__", None), ModuleTracker) for held in hooks for h in held.values())
 
 
 def recording() -> bool:
-    """Whether somebody follows the calls or the numbers, so that every step must run as it is: gradients, a compiler,
-    a tracer, hooks for every module, or a transformation of torch.func."""
+    """Whether somebody follows the calls or the numbers, so that every step must run as it is: gradients, or those of
+    `following`."""
+    return torch.is_grad_enabled() or following()
+
+
+def following() -> bool:
+    """Whether a compiler, a tracer, hooks for every module or a transformation of torch.func follow the calls."""
     return (
-        torch.is_grad_enabled()
-        or torch.compiler.is_compiling()
+        torch.compiler.is_compiling()
         or _tracing()
         or _listening()
         or torch._C._functorch.peek_interpreter_stack() is not None

@@ -103,6 +103,8 @@ class Program:
     """The same network where optional inputs are given, by the names of these; above, none of them is."""
     evaluation: tuple[AnyStep, ...] | None = field(default=None, repr=False)
     """What runs at evaluation where no gradients are recorded, if passes made it differ from `steps`."""
+    training: tuple[AnyStep, ...] | None = field(default=None, repr=False)
+    """What runs in training, if passes prepared something for it."""
 
 
 @dataclass

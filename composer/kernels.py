@@ -16,6 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.modules.conv import _ConvTransposeNd
 
+from composer import onednn
+from composer.orders import channels_last, is_channels_last
+
 TRANSPOSED = {1: functional.conv_transpose1d, 2: functional.conv_transpose2d, 3: functional.conv_transpose3d}
 
 
@@ -68,14 +71,30 @@ def applied(module: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tens
 
 @dataclass(frozen=True)
 class Operator:
-    """A linear module with a derived weight and bias; `scales`: the last part is a norm that is folded into it;
-    `product`: a convolution of single cells as one product of matrices."""
+    """A linear module with a derived weight and bias.
+
+    scales   the last part is a norm that is folded into it
+    product  a convolution of single cells as one product of matrices
+    last     channels lie last in memory, in the value and so in the result
+    out      channels lie first in memory in the result, because it is the user's
+    splits   channels of each value, where the first part is their concatenation, which is never made
+    """
 
     weight: str = "weight"
     scales: bool = False
     product: bool = False
+    last: bool = False
+    out: bool = False
+    splits: tuple[int, ...] = ()
 
-    def prepare(self, modules: list[Any]) -> tuple[Tensor, Tensor | None]:
+    def prepare(self, modules: list[Any]) -> tuple[list[Tensor], Tensor | None]:
+        weight, bias = self._folded(modules[1:] if self.splits else modules)
+        weights = torch.split(weight, list(self.splits), 1) if self.splits else [weight]
+        if self.last and not self.product and weight.device.type == "cpu":  # else they were copied at every call
+            return [channels_last(w) for w in weights], bias
+        return [w.contiguous() for w in weights] if self.splits else [weight], bias
+
+    def _folded(self, modules: list[Any]) -> tuple[Tensor, Tensor | None]:
         module = modules[0]
         weight, bias = weight_of(module, self.weight), module.bias
         if not self.scales:
@@ -85,17 +104,43 @@ class Operator:
         return scaled(module, wide(weight), scale).to(weight.dtype), shift.to(weight.dtype)
 
     def run(self, derived: Any, modules: list[Any], values: tuple[Any, ...]) -> Tensor:
-        weight, bias = derived
-        y = product(values[0], weight, bias) if self.product else applied(modules[0], values[0], weight, bias)
-        for move in modules[1 : -1 if self.scales else None]:  # the compiler's own changes of layout
+        (weights, bias), (module, *rest) = derived, modules[1:] if self.splits else modules
+        if self.last and not self.product and values[0].device.type == "cpu":  # elsewhere it is not measured
+            values = tuple(map(channels_last, values))
+        y = self._mapped(module, values[0], weights[0], bias)
+        for x, weight in zip(values[1:], weights[1:], strict=True):
+            self._add(y, module, x, weight)
+        y = y.contiguous() if self.out else y
+        for move in rest[: -1 if self.scales else None]:  # the compiler's own changes of layout
             y = move(y)
         return y
 
+    def _mapped(self, module: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if self.product:
+            return product(x, weight, bias, self.last and not self.out)
+        if self.last and onednn.takes(module, x, weight):
+            return onednn.convolve(module, x, weight, bias)
+        return applied(module, x, weight, bias)
 
-def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x (B, C, *grid) -> (B, out, *grid)."""
-    cells, rows = x.flatten(2), weight.flatten(1).expand(x.shape[0], -1, -1)
-    y = torch.bmm(rows, cells) if bias is None else torch.baddbmm(bias[None, :, None], rows, cells)
+    def _add(self, total: Tensor, module: Any, x: Tensor, weight: Tensor) -> None:
+        """Add what the module computes to a map that is there."""
+        if self.product and is_channels_last(total) and is_channels_last(x):
+            rows = total.movedim(1, -1).flatten(0, -2)
+            rows.addmm_(x.movedim(1, -1).flatten(0, -2), weight.flatten(1).mT)
+        elif self.last and not self.product and onednn.takes(module, x, weight):
+            onednn.add_to(total, module, x, weight)
+        else:
+            total.add_(self._mapped(module, x, weight, None))
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor | None, last: bool = False) -> Tensor:
+    """x (B, C, *grid), in whichever order of memory -> (B, out, *grid), with channels first or `last` in memory."""
+    cells = x.movedim(1, -1).flatten(1, -2) if is_channels_last(x) else x.flatten(2).mT
+    rows = weight.flatten(1).expand(x.shape[0], -1, -1)
+    one, two, shift = (cells, rows.mT, bias) if last else (rows, cells.mT, bias if bias is None else bias[:, None])
+    y = torch.bmm(one, two) if shift is None else torch.baddbmm(shift, one, two)
+    if last:  # by way of two axes, because the strides of a batch of one may be anything
+        return y.reshape(-1, y.shape[2]).view(x.shape[0], *x.shape[2:], y.shape[2]).movedim(-1, 1)
     return y.reshape(*y.shape[:2], *x.shape[2:])
 
 
@@ -206,6 +251,20 @@ class OfShape:
 
 
 @dataclass(frozen=True)
+class First:
+    """What a step makes of its values, channels first in memory; `listed`: the module takes them as one."""
+
+    listed: bool = False
+
+    def prepare(self, modules: list[Any]) -> None:
+        return None
+
+    def run(self, derived: Any, modules: list[Any], values: tuple[Any, ...]) -> Tensor:
+        made: Tensor = modules[0](list(values)) if self.listed else modules[0](*values)
+        return made.contiguous()
+
+
+@dataclass(frozen=True)
 class InPlace:
     """A function of each number, written over its input."""
 
@@ -216,6 +275,27 @@ class InPlace:
 
     def run(self, derived: Any, modules: list[Any], values: tuple[Any, ...]) -> Any:
         return derived(values[0])
+
+
+@dataclass(frozen=True)
+class Sum:
+    """The sum of all values, written over one of them if all have its shape; `listed`: the module takes them as one."""
+
+    over: int
+    listed: bool = False
+
+    def prepare(self, modules: list[Any]) -> None:
+        return None
+
+    def run(self, derived: Any, modules: list[Any], values: tuple[Any, ...]) -> Tensor:
+        total: Tensor = values[self.over]
+        others = [v for k, v in enumerate(values) if k != self.over]
+        if any(v.shape != total.shape or v.dtype != total.dtype for v in others):
+            made: Tensor = modules[0](list(values)) if self.listed else modules[0](*values)
+            return made
+        for value in others:
+            total.add_(value)
+        return total
 
 
 def tensors_of(derived: Any) -> list[Tensor]:

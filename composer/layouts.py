@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from composer.block import Block, Rule
 from composer.dims import Size, at
+from composer.traits import Traits
 from composer.types import Type, map_, queries
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ class Move(Block):
 
     def infer(self, rule: Rule, x: Type) -> Type:
         return x
+
+    def traits(self) -> Traits:
+        return Traits(pure=True)
 
 
 def _to_last(x: Tensor) -> Tensor:

@@ -22,12 +22,12 @@ from composer.attention import Taps, tapped, together
 from composer.beginning import begin, begun
 from composer.diagnostics import BlueprintError, Diagnostic, PluginError, listing, nearest, raised_at
 from composer.dims import Size, symbols_of
-from composer.evaluating import Evaluated, Home, recording
+from composer.evaluating import Evaluated, Home, Trained, following, recording
 from composer.fitting import Fit, fit, grids_of
 from composer.inference import Program, ProgramInput, ProgramOutput, Step, is_move
 from composer.kernels import tensors_of
 from composer.liveness import ids_of, needed
-from composer.prepared import AnyStep, Prepared, at_evaluation
+from composer.prepared import AnyStep, Prepared, at_evaluation, at_training
 from composer.segments import Segment, owners, segments
 from composer.sizes import Constraint, violations
 from composer.taps import KEY, attentions, chosen, fitting
@@ -92,6 +92,7 @@ class Network(nn.Module):
         parts: dict[str, Home] = {}
         self._plans: dict[tuple[bool, ...], _Plan] = {}
         self._prepared: dict[tuple[bool, ...], _Plan] = {}
+        self._trained: dict[tuple[bool, ...], _Plan] = {}
         for given, each in {frozenset[str](): program, **program.alternatives}.items():
             parts = {address: home for address, home in parts.items() if not is_move(address)}
             for step in each.steps:
@@ -104,6 +105,9 @@ class Network(nn.Module):
             steps = at_evaluation(each)
             if any(isinstance(s, Prepared) for s in steps):
                 self._prepared[tuple(present)] = _Plan(each, steps, parts, [o for o in each.outputs if not o.training])
+            steps = at_training(each)
+            if any(isinstance(s, Prepared) for s in steps):
+                self._trained[tuple(present)] = _Plan(each, steps, parts, each.outputs)
         ran = {a for plan in self._plans.values() for a in plan.addresses}
         self._attentions = [n for n in attentions(program) if n.leaf in ran]
         self._taps: tuple[Taps, ...] = ()
@@ -181,11 +185,14 @@ class Network(nn.Module):
         return plan.delivered(slots)
 
     def _plan(self, given: Sequence[Tensor | None]) -> _Plan:
-        """The steps for these inputs: prepared ones at evaluation, where nobody records what happens."""
+        """The steps for these inputs: prepared ones, where nobody follows what happens."""
         present = tuple(given[k] is not None for k in self._optional)
         plans, kept = self._tapped or (self._plans, self._prepared)
-        prepared = None if self.training or not kept or recording() else kept.get(present)
-        return prepared or plans[self.training, *present]
+        plain = plans[self.training, *present]
+        kept = (self._trained if self._tapped is None else {}) if self.training else kept
+        prepared = kept.get(present)
+        followed = following() or plain.segments if self.training else recording()
+        return plain if prepared is None or followed else prepared
 
     def tap(self, *patterns: str, queries: Sequence[int] | Mapping[str, Sequence[int]] | None = None) -> Taps:
         """Look into attention: from now on the nodes that patterns name (`encoder.*.attention`) also give their
@@ -320,7 +327,7 @@ class Network(nn.Module):
 
 def watch(network: Network, watcher: Callable[[str, Callable[..., Any]], Callable[..., Any]]) -> None:
     """Put `watcher(address, callable)` in the place of what every step calls, for good; its `__wrapped__` is that."""
-    for plan in (*network._plans.values(), *network._prepared.values()):
+    for plan in (*network._plans.values(), *network._prepared.values(), *network._trained.values()):
         for k, (home, name, *rest) in enumerate(plan.calls):
             plan.calls[k] = ({"": watcher(plan.addresses[k], home[name])}, "", *rest)
 
@@ -432,7 +439,7 @@ def _prepared(step: Prepared, built: Mapping[str, Home]) -> Home:
     homes, guards = ([built[s.module] for s in steps] for steps in (step.parts, step.guards))
     calls = _calls(step.parts, built, step.outputs)
     plain = _Parts([s.address for s in step.parts], calls, step.reads, step.outputs)
-    return {"": Evaluated(step, homes, guards, plain)}, ""
+    return {"": (Trained if step.trains else Evaluated)(step, homes, guards, plain)}, ""
 
 
 class _Parts:

@@ -1,18 +1,20 @@
 """Prepared steps: one step of the evaluation plan in the place of several, with tensors derived from their modules.
 
-    training, and wherever gradients are recorded     conv -> norm -> relu
-    evaluation without gradients                      [conv · norm] -> relu
+    wherever gradients are recorded     conv -> norm -> relu
+    evaluation without gradients        [conv · norm] -> relu
 
 A pass that needs weights, or that only holds at evaluation, rewrites `Program.evaluation` and leaves `Program.steps`
-as they are. A prepared step owns no parameter and no module: it reads those of its `parts`, so `state_dict`, training,
-hooks and replaced modules go on as before. What it derives is made at the first call and made again when a parameter
-changed; where a part is not what it was (a hook, another module, one that trains), the parts run themselves.
+as they are; one that derives weights differentiably may rewrite `Program.training` too. A prepared step owns no
+parameter and no module: it reads those of its `parts`, so `state_dict`, training, hooks and replaced modules go on as
+before. What it derives is made at the first call and made again when a parameter changed, in training at every call;
+where a part is not what it was (a hook, another module, one that trains), the parts run themselves.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 from composer.inference import Program, Step, Value
@@ -41,6 +43,8 @@ class Prepared:
     inputs   numbers of the values that its kernel takes, in order
     guards   steps that must still be as they were built although they run themselves
     makes    numbers of its values where they are several; its kernel gives a list
+    fresh    whether its value is new memory, that of no input, parameter or earlier call
+    trains   whether it stands for its parts in training: what it derives then carries gradients to their weights
     """
 
     address: str
@@ -50,6 +54,8 @@ class Prepared:
     kernel: Callable[[], Kernel]
     guards: tuple[Step, ...] = ()
     makes: tuple[int, ...] = ()
+    fresh: bool = False
+    trains: bool = False
     keys: None = None
     unused: bool = False
 
@@ -61,24 +67,38 @@ class Prepared:
     def reads(self) -> tuple[int, ...]:
         """What the kernel takes, and what the parts need from outside."""
         made = {i for part in self.parts for i in part.outputs}
-        around = (i for part in self.parts for i in part.reads if i not in made)
-        return tuple(dict.fromkeys((*self.inputs, *around)))
+        around = (i for part in self.parts for i in part.reads if i not in made and i not in self.inputs)
+        return (*self.inputs, *dict.fromkeys(around))
+
+    def also(self, by: str, **options: Any) -> Prepared:
+        """The same step after one more pass, which sets options of its kernel."""
+        kernel: Callable[..., Kernel] = self.kernel
+        return replace(self, by=(*self.by, by), kernel=partial(kernel, **options))
 
 
 AnyStep = Step | Prepared
 
 
-class Flow:
-    """The steps of an evaluation plan on their way through a pass: who makes a value, and who reads it."""
+def operator(weight: str, **options: Any) -> Kernel:
+    """The kernel of a linear step, with the options of `composer.kernels.Operator`."""
+    from composer.kernels import Operator
 
-    def __init__(self, program: Program):
-        self.program = program
+    return Operator(weight, **options)
+
+
+class Flow:
+    """The steps of the plan of evaluation, or of that of `training`, on their way through a pass: who makes a value,
+    and who reads it."""
+
+    def __init__(self, program: Program, training: bool = False):
+        self.program, self.training = program, training
         self.values: Mapping[int, Value] = {v.id: v for v in program.values}
-        self.outputs = {i for o in program.outputs if not o.training for i in ids_of(o.ids)}
-        self.steps: list[AnyStep | None] = list(at_evaluation(program))
+        self.outputs = {i for o in program.outputs if training or not o.training for i in ids_of(o.ids)}
+        self.steps: list[AnyStep | None] = list(at_training(program) if training else at_evaluation(program))
         self.makers: dict[int, AnyStep] = {}
         self.places: dict[int, int] = {}
         self.readers: dict[int, list[AnyStep]] = {}
+        self.made: list[Prepared] = []
         for place, step in enumerate(self.steps):
             if step is not None:
                 self._enter(step, place)
@@ -108,6 +128,11 @@ class Flow:
         readers = self.readers.get(value, ())
         return readers[0] if len(readers) == 1 and not more and value not in self.outputs else None
 
+    def reads_volume(self, step: AnyStep) -> bool:
+        """Whether the first value of a step is (B, C, D, H, W)."""
+        value = self.values[step.reads[0]]
+        return value.layout == "first" and value.type.kind == "map" and value.type.rank == 3
+
     def put(self, prepared: Prepared, at: Step | None = None) -> None:
         """A prepared step at the place of the last of its parts, or of one of them; what stood for one is gone."""
         gone = [self.makers[i] for part in prepared.parts for i in part.outputs[:1] if i in self.makers]
@@ -116,17 +141,29 @@ class Flow:
             self.steps[self._leave(step)] = None
         self.steps[place] = prepared
         self._enter(prepared, place)
+        self.made.append(prepared)
 
     def done(self) -> Program:
-        """The program with these steps at evaluation."""
-        return replace(self.program, evaluation=tuple(s for s in self.steps if s is not None))
+        """The program with these steps at evaluation, or in training."""
+        steps = tuple(s for s in self.steps if s is not None)
+        return replace(self.program, training=steps) if self.training else replace(self.program, evaluation=steps)
 
 
 def at_evaluation(program: Program) -> tuple[AnyStep, ...]:
     """The steps that run at evaluation: what passes made of them, or those that an output needs then."""
     if program.evaluation is not None:
         return program.evaluation
-    wanted = needed(program.steps, (i for o in program.outputs if not o.training for i in ids_of(o.ids)))
+    return _live(program, (i for o in program.outputs if not o.training for i in ids_of(o.ids)))
+
+
+def at_training(program: Program) -> tuple[AnyStep, ...]:
+    """The steps that run in training."""
+    return program.training or _live(program, (i for o in program.outputs for i in ids_of(o.ids)))
+
+
+def _live(program: Program, outputs: Iterable[int]) -> tuple[Step, ...]:
+    """The steps that some outputs need."""
+    wanted = needed(program.steps, outputs)
     return tuple(s for s in program.steps if wanted & set(s.outputs) and not s.unused)
 
 
@@ -135,8 +172,26 @@ def traits_of(step: AnyStep | None) -> Traits:
     return step.block.traits() if isinstance(step, Step) and step.keys is None else Traits()
 
 
+def by_position(step: Step) -> bool:
+    """Whether a step takes its values by position, each by itself or all as one list."""
+    if len(step.inputs) == 1:
+        return step.inputs[0][1] is not None
+    return all(isinstance(value, int) and port in step.block.required for port, value in step.inputs)
+
+
+def linear_step(step: AnyStep) -> Prepared | None:
+    """A linear step with its derived weights, to which a pass may add options of `operator`; None for any other."""
+    if isinstance(step, Prepared):
+        return step if isinstance(step.kernel, partial) and step.kernel.func is operator else None
+    traits = traits_of(step)
+    kernel = partial(operator, traits.weight)
+    return Prepared(step.address, (), (step,), step.reads, kernel, fresh=True) if traits.linear else None
+
+
 def fired(program: Program) -> Iterable[tuple[str, Prepared]]:
     """Each prepared step of a program with the names of the passes that made it."""
-    for step in program.evaluation or ():
-        if isinstance(step, Prepared):
-            yield from ((name, step) for name in step.by)
+    found: dict[tuple[str, str], Prepared] = {}
+    for step in (*(program.evaluation or ()), *(program.training or ())):
+        for name in step.by if isinstance(step, Prepared) else ():
+            found.setdefault((name, step.address), step)  # type: ignore[arg-type]
+    return [(name, step) for (name, _), step in found.items()]

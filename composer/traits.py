@@ -13,10 +13,12 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Traits:
-    """Promises of a leaf; all hold at evaluation, where gradients are off.
+    """Promises of a leaf; all hold at evaluation, where gradients are off, and `linear`, `interpolates`, `concatenates`
+    and `pure` in training too.
 
     linear        y = W·x + b. cells: on the channels of each cell by itself. grid: over neighbours as well. The module
                   is torch's `Linear` or a convolution of its, plain or transposed, or a subclass
+    whole         a linear map whose W is (out, channels of x, …): without groups, and not transposed
     weight        the attribute of that module that is the W in use; a method computes it from the parameters
     scales        y = scale · x + shift, one number of each per channel: batch normalization by `running_mean`,
                   `running_var` and `eps` of the module, and by its `weight` and `bias` where they are not None
@@ -24,6 +26,9 @@ class Traits:
                   ports lend their grid only
     concatenates  y is the channels of all inputs side by side: `read`, in the order they are read, or `turned`
     in_place      each number by itself, by a module without parameters whose `inplace` may be switched on
+    adds          y is the sum of all inputs, numbers of one shape
+    standardizes  each channel of each sample over its grid to mean 0 and variance 1, with the `eps` of the module, and
+                  then scale · x + shift by its `weight` and `bias` where they are not None
     fresh         y is new memory, that of no input, parameter or earlier call; as it is of linear and scaling leaves
     tokenwise     each token of y, the channels of one cell, follows from the same token of every input; the module
                   takes them as rows (N, C), whatever stood before the channels
@@ -39,14 +44,19 @@ class Traits:
     position      y tells tokens where they are. code: what it adds to its first port, or y alone, of numbers for each
                   token. angles: by which they turn. bias: (heads, n, n), added to the scores of attention. It depends
                   on the numbers of no port but the first, to which it adds
+    pure          y depends on nothing but the inputs and the parameters, in training too, and nothing else changes: it
+                  draws no random number, counts nothing, and writes into no input
     """
 
     linear: Literal["", "cells", "grid"] = ""
+    whole: bool = False
     weight: str = "weight"
     scales: bool = False
     interpolates: bool = False
     concatenates: Literal["", "read", "turned"] = ""
     in_place: bool = False
+    adds: bool = False
+    standardizes: bool = False
     fresh: bool = False
     tokenwise: bool = False
     groups: tuple[str, ...] = ()
@@ -54,3 +64,4 @@ class Traits:
     constant: Literal["", "weights", "shape"] = ""
     attends: tuple[str, str] | None = None
     position: Literal["", "code", "angles", "bias"] = ""
+    pure: bool = False

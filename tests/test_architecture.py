@@ -22,7 +22,11 @@ WALK = [
     *"phrases sizes layouts blueprint graph scopes edits reaching renewing requirements origins linking liveness inference strides".split(),
     "sourcemap",
     "causes",
+<<<<<<< HEAD
     *"prepared kernels chunking regions".split(),
+=======
+    *"orders onednn kernels standardizing prepared".split(),
+>>>>>>> convs
     *PASSES,
     *"passes writing document flat locking keymap init fitting segments taps evaluating attention module weights exporters".split(),
     *"exporters.wanting exporters.tracing exporters.torch exporters.onnx exporters.netron".split(),

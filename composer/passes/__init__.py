@@ -21,14 +21,18 @@ from composer.diagnostics import (
 )
 from composer.inference import Program, is_move
 from composer.passes.chunks import use_chunks
+from composer.passes.common import share_common
 from composer.passes.constants import keep_constants
 from composer.passes.dead import remove_dead
 from composer.passes.filters import keep_filters
 from composer.passes.in_place import work_in_place
+from composer.passes.instances import join_instances
+from composer.passes.layout import hold_channels_last
 from composer.passes.levels import fold_levels
 from composer.passes.norms import fold_norms
 from composer.passes.products import use_products
 from composer.passes.windows import use_windows
+from composer.passes.splits import split_concats
 from composer.prepared import fired
 
 
@@ -49,6 +53,7 @@ class Pass:
 
 SHIPPED: tuple[Pass, ...] = (
     Pass("dead", remove_dead),
+    Pass("common", share_common),
     Pass("levels", fold_levels, prepares=True),
     Pass("norms", fold_norms, prepares=True),
     Pass("filters", keep_filters, prepares=True),
@@ -56,6 +61,9 @@ SHIPPED: tuple[Pass, ...] = (
     Pass("windows", use_windows, prepares=True),
     Pass("chunks", use_chunks, prepares=True),
     Pass("products", use_products, prepares=True),
+    Pass("layout", hold_channels_last, prepares=True),
+    Pass("splits", split_concats, prepares=True),
+    Pass("instances", join_instances, prepares=True),
     Pass("in_place", work_in_place, prepares=True),
 )
 

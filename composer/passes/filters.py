@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import partial
 
 from composer.inference import Program, Step
-from composer.prepared import Flow, Kernel, Prepared, traits_of
+from composer.prepared import Flow, Prepared, operator, traits_of
 
 NAME = "filters"
 
@@ -21,12 +21,6 @@ def keep_filters(program: Program) -> Program:
     for step in flow:
         traits = traits_of(step)
         if isinstance(step, Step) and traits.linear and traits.weight != "weight":
-            kernel = partial(_kernel, traits.weight)
-            flow.put(Prepared(step.address, (NAME,), (step,), step.reads, kernel))
+            kernel = partial(operator, traits.weight)
+            flow.put(Prepared(step.address, (NAME,), (step,), step.reads, kernel, fresh=True))
     return flow.done()
-
-
-def _kernel(weight: str, product: bool = False) -> Kernel:
-    from composer.kernels import Operator
-
-    return Operator(weight, product=product)

@@ -12,7 +12,7 @@ from functools import partial
 
 from composer.inference import Program, Step
 from composer.layouts import ToFirst, ToLast
-from composer.prepared import Flow, Kernel, Prepared, traits_of
+from composer.prepared import Flow, Prepared, operator, traits_of
 
 NAME = "norms"
 
@@ -27,12 +27,6 @@ def fold_norms(program: Program) -> Program:
             moves.append(norm)
             norm = flow.only_reader(norm)
         if isinstance(step, Step) and isinstance(norm, Step) and traits_of(norm).scales:
-            kernel = partial(_kernel, traits_of(step).weight)
-            flow.put(Prepared(step.address, (NAME,), (step, *moves, norm), step.reads, kernel))
+            kernel = partial(operator, traits_of(step).weight, scales=True)
+            flow.put(Prepared(step.address, (NAME,), (step, *moves, norm), step.reads, kernel, fresh=True))
     return flow.done()
-
-
-def _kernel(weight: str, product: bool = False) -> Kernel:
-    from composer.kernels import Operator
-
-    return Operator(weight, scales=True, product=product)

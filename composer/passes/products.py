@@ -10,11 +10,8 @@ is for volumes.
 
 from __future__ import annotations
 
-from dataclasses import replace
-from functools import partial
-
-from composer.inference import Program, Step
-from composer.prepared import Flow, Kernel, Prepared, traits_of
+from composer.inference import Program
+from composer.prepared import Flow, linear_step, traits_of
 
 NAME = "products"
 
@@ -23,26 +20,7 @@ def use_products(program: Program) -> Program:
     """Every convolution of single voxels in 3-D, also one that a pass has prepared already."""
     flow = Flow(program)
     for step in flow:
-        first = step.parts[0] if isinstance(step, Prepared) else step
-        if not _is_for(flow, first):
-            continue
-        if isinstance(step, Step):
-            flow.put(Prepared(step.address, (NAME,), (step,), step.reads, partial(_kernel, traits_of(step).weight)))
-        elif isinstance(step.kernel, partial) and set(step.by) <= {"norms", "filters"}:
-            kernel = partial(step.kernel, product=True)
-            flow.put(replace(step, by=(*step.by, NAME), kernel=kernel))
+        found = linear_step(step)
+        if found is not None and traits_of(found.parts[0]).linear == "cells" and flow.reads_volume(found.parts[0]):
+            flow.put(found.also(NAME, product=True))
     return flow.done()
-
-
-def _is_for(flow: Flow, step: Step) -> bool:
-    """Whether this is a map of the channels of (B, C, D, H, W)."""
-    if traits_of(step).linear != "cells":
-        return False
-    value = flow.values[step.reads[0]]
-    return value.layout == "first" and value.type.kind == "map" and value.type.rank == 3
-
-
-def _kernel(weight: str) -> Kernel:
-    from composer.kernels import Operator
-
-    return Operator(weight, product=True)

@@ -17,7 +17,7 @@ class Activation(Block):
     """Whether the module can write over its input."""
 
     def traits(self) -> Traits:
-        return Traits(in_place=self.switchable, tokenwise=True)
+        return Traits(in_place=self.switchable, tokenwise=True, pure=True)
 
     def infer(self, rule: Rule, x: Type) -> Type:
         return x

@@ -95,7 +95,7 @@ class Linear(Block):
         return x.with_(channels=width(x.channels, self.out, self.ratio))
 
     def traits(self) -> Traits:
-        return Traits(linear="cells", tokenwise=True)
+        return Traits(linear="cells", tokenwise=True, pure=True)
 
     def build(self, x: Type) -> Any:
         from torch import nn

@@ -64,7 +64,7 @@ class Concat(Fusion):
 
     def traits(self) -> Traits:
         joins: Literal["read", "turned"] = "turned" if self.order == "skip x" else "read"
-        return Traits(concatenates=joins if self.fit == "none" else "")
+        return Traits(concatenates=joins if self.fit == "none" else "", pure=True)
 
     def build(self, layout: str) -> Any:
         from composer_blocks.modules.fusion import Concat as Module
@@ -85,6 +85,9 @@ class Sum(Fusion):
         )
         return self.result(items, items[0].channels)
 
+    def traits(self) -> Traits:
+        return Traits(adds=self.fit == "none", pure=True)
+
     def build(self) -> Any:
         from composer_blocks.modules.fusion import Sum as Module
 
@@ -102,6 +105,9 @@ class Product(Fusion):
         said = " and ".join(str(t.channels) for t in items)
         rule.need(len(widths - {1}) <= 1, f"`fuse.multiply` cannot multiply {said} channels", "BP301")
         return self.result(items, max(widths))
+
+    def traits(self) -> Traits:
+        return Traits(pure=True)
 
     def build(self, layout: str) -> Any:
         from composer_blocks.modules.fusion import Product as Module

@@ -62,7 +62,9 @@ class Convolution(Block):
         computed = self.standardize is not None and not self.transposed
         return Traits(
             linear="cells" if alone and not self.transposed else "grid",
+            whole=self.groups == 1 and not self.transposed,
             weight="standardized" if computed else "weight",
+            pure=True,
         )
 
     def build(self, x: Type, rank: int) -> Any:
@@ -122,7 +124,7 @@ class Add(Block):
         return x
 
     def traits(self) -> Traits:
-        return Traits(fresh=True, tokenwise=True)
+        return Traits(adds=True, fresh=True, tokenwise=True, pure=True)
 
     def build(self) -> Any:
         import torch

@@ -115,7 +115,7 @@ class RelativePosition(Block):
         return x.with_(grid=(prod(_cells(x)),) * 2)
 
     def traits(self) -> Traits:
-        return Traits(constant="weights", position="bias")
+        return Traits(constant="weights", position="bias", pure=True)
 
     def build(self, x: Type, full: Type | None) -> Any:
         from composer_blocks.modules.positions import Relative
@@ -172,8 +172,8 @@ class SinePosition(Block):
 
     def traits(self) -> Traits:
         if self.places is not None:
-            return Traits()
-        return Traits(constant="" if self.add else "shape", position="code")
+            return Traits(pure=True)
+        return Traits(constant="" if self.add else "shape", position="code", pure=True)
 
     def _of_places(self, rule: Rule, x: Type, places: int, mask: Type | None) -> Type:
         rule.need(places % 2 == 0, f"`places` is even, a sine and a cosine for each wavelength, not {places}", "BP401")
@@ -212,7 +212,7 @@ class RotaryPosition(Block):
         return x.with_(channels=x.channels // 2)
 
     def traits(self) -> Traits:
-        return Traits(constant="shape", position="angles")
+        return Traits(constant="shape", position="angles", pure=True)
 
     def build(self, x: Type, rank: int) -> Any:
         from composer_blocks.modules.rotation import Angles

@@ -34,6 +34,9 @@ class Pool(Block):
     stride: PerAxis | Literal["kernel"] = "kernel"
     padding: PerAxisNatural = 0
 
+    def traits(self) -> Traits:
+        return Traits(pure=True)
+
     def _steps(self, kernel: Any) -> Any:
         return kernel if self.stride == "kernel" else self.stride
 
@@ -123,7 +126,7 @@ class Resize(Block):
         return x.with_(grid=tuple(n * f for n, f in zip(x.grid, factors, strict=True)))
 
     def traits(self) -> Traits:
-        return Traits(interpolates=True)
+        return Traits(interpolates=True, pure=True)
 
     def build(self, rank: int) -> Any:
         from composer_blocks.modules.resampling import Resize as Module

@@ -11,8 +11,31 @@ from torch.nn import functional
 
 from composer_blocks.modules.convolution import pad_high
 
+
+class AveragePool3d(nn.AvgPool3d):
+    """(B, C, D, H, W) -> (B, C, *grid / stride). Where the channels lie last in memory, whole windows side by side are
+    added up cell by cell, because torch's kernel takes ten times as long there."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        kernel, stride, padding = (_per_axis(v, 3) for v in (self.kernel_size, self.stride, self.padding))
+        last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last_3d)
+        if not last or kernel != stride or any(padding):
+            return super().forward(x)
+        ends = [n // k * k for n, k in zip(x.shape[2:], kernel, strict=True)]
+        first, *others = itertools.product(*map(range, kernel))
+        total = x[_window(first, ends, kernel)].clone(memory_format=torch.channels_last_3d)
+        for offset in others:
+            total += x[_window(offset, ends, kernel)]
+        return total / len([first, *others])
+
+
+def _window(offset: tuple[int, ...], ends: list[int], steps: tuple[int, ...]) -> tuple[slice, ...]:
+    """One cell of every window of (B, C, *grid)."""
+    return (slice(None), slice(None), *(slice(o, e, s) for o, e, s in zip(offset, ends, steps, strict=True)))
+
+
 MAX: dict[int, Any] = {1: nn.MaxPool1d, 2: nn.MaxPool2d, 3: nn.MaxPool3d}
-AVERAGE: dict[int, Any] = {1: nn.AvgPool1d, 2: nn.AvgPool2d, 3: nn.AvgPool3d}
+AVERAGE: dict[int, Any] = {1: nn.AvgPool1d, 2: nn.AvgPool2d, 3: AveragePool3d}
 ADAPTIVE: dict[int, Any] = {1: nn.AdaptiveAvgPool1d, 2: nn.AdaptiveAvgPool2d, 3: nn.AdaptiveAvgPool3d}
 LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
