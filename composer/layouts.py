@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from composer.block import Block, Rule
 from composer.dims import Size, at
+from composer.traits import Traits
 from composer.types import Type, map_, queries
 
 if TYPE_CHECKING:
@@ -26,6 +27,13 @@ class Move(Block):
         return x
 
 
+class Turn(Move):
+    """A change of the axis that the channels have."""
+
+    def traits(self) -> Traits:
+        return Traits(local="cells")
+
+
 def _to_last(x: Tensor) -> Tensor:
     return x.movedim(1, -1)
 
@@ -38,7 +46,7 @@ def _flatten(x: Tensor) -> Tensor:
     return x.flatten(1, -2)
 
 
-class ToLast(Move):
+class ToLast(Turn):
     """(B, C, *grid) -> (B, *grid, C), a view."""
 
     name = "layout.to_last"
@@ -48,7 +56,7 @@ class ToLast(Move):
         return _to_last
 
 
-class ToFirst(Move):
+class ToFirst(Turn):
     """(B, *grid, C) -> (B, C, *grid), a view."""
 
     name = "layout.to_first"

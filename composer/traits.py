@@ -26,6 +26,13 @@ class Traits:
     fresh         y is new memory, that of no input, parameter or earlier call; as it is of linear and scaling leaves
     constant      what y depends on. weights: on the parameters and buffers of the module itself. shape: on the
                   shape, dtype and device of the first port, as long as no other port is connected
+    local         which cells of x a cell of y depends on, so that y may be computed in strips (`composer.locality`).
+                  cells: the same one, whatever the size of the map, or token. window: those of a pooling module of
+                  torch, by its `kernel_size`, `stride` and `padding`. Linear and scaling leaves are local too
+    whole         the ports that every cell of y depends on as a whole, such as keys and values
+    enlarges      y is x this many times as large, each cell between the two nearest centres of x; per axis or for all
+    statistics    y = (x - mean) / sqrt(var + eps) · weight + bias by a module with these attributes, mean and variance
+                  over the grid: of each channel, or of each of `num_groups` groups of channels
     """
 
     linear: Literal["", "cells", "grid"] = ""
@@ -36,3 +43,7 @@ class Traits:
     in_place: bool = False
     fresh: bool = False
     constant: Literal["", "weights", "shape"] = ""
+    local: Literal["", "cells", "window"] = ""
+    whole: tuple[str, ...] = ()
+    enlarges: int | tuple[int, ...] = 0
+    statistics: Literal["", "channel", "group"] = ""

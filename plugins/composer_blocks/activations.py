@@ -17,7 +17,7 @@ class Activation(Block):
     """Whether the module can write over its input."""
 
     def traits(self) -> Traits:
-        return Traits(in_place=self.switchable)
+        return Traits(in_place=self.switchable, local="cells")
 
     def infer(self, rule: Rule, x: Type) -> Type:
         return x
@@ -131,6 +131,9 @@ class Dropout(Block):
 
     def infer(self, rule: Rule, x: Type) -> Type:
         return x
+
+    def traits(self) -> Traits:
+        return Traits(local="cells")
 
     def build(self, rank: int) -> Any:
         from torch import nn

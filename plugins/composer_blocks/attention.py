@@ -16,6 +16,7 @@ from composer import (
     Scope,
     Size,
     Slot,
+    Traits,
     Type,
     Value,
     ceil_div,
@@ -64,6 +65,11 @@ class Attend(Block):
             rule.equal(k.length, mask.length, f"keys {k} and mask {mask} differ in number")
             rule.need(mask.channels == 1, f"a mask of keys has one channel, not {mask.channels}", "BP301")
         return q.with_(channels=v.channels)
+
+    def traits(self) -> Traits:
+        """Each query by itself; `causal` asks where it stands, and a softmax over queries for the others."""
+        alone = self.softmax == "keys" and not self.causal
+        return Traits(local="cells", whole=("k", "v", "mask")) if alone else Traits()
 
     def build(self) -> Any:
         from composer_blocks.modules.attention import Attend as Module

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 from composer import Block, Rule, Traits, Type
@@ -22,6 +23,9 @@ class Fusion(Block):
 
     def wanted_layout(self, port: str) -> str:
         return "any" if self.fit == "none" else "map"
+
+    def traits(self) -> Traits:
+        return Traits(local="cells" if self.fit == "none" else "")
 
     def joined(self, rule: Rule, x: Any, skip: Type | None) -> list[Type]:
         """The types to join, their grids checked."""
@@ -64,7 +68,7 @@ class Concat(Fusion):
 
     def traits(self) -> Traits:
         joins: Literal["read", "turned"] = "turned" if self.order == "skip x" else "read"
-        return Traits(concatenates=joins if self.fit == "none" else "")
+        return replace(super().traits(), concatenates=joins if self.fit == "none" else "")
 
     def build(self, layout: str) -> Any:
         from composer_blocks.modules.fusion import Concat as Module

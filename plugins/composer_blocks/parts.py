@@ -122,7 +122,7 @@ class Add(Block):
         return x
 
     def traits(self) -> Traits:
-        return Traits(fresh=True)
+        return Traits(fresh=True, local="cells")
 
     def build(self) -> Any:
         import torch
@@ -140,6 +140,9 @@ class DropPath(Block):
 
     def infer(self, rule: Rule, x: Type) -> Type:
         return x
+
+    def traits(self) -> Traits:
+        return Traits(local="cells")
 
     def build(self) -> Any:
         from composer_blocks.modules.stages import DropPath as Module

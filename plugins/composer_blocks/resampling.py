@@ -61,6 +61,9 @@ class MaxPool(Pool):
     def infer(self, rule: Rule, x: Type) -> Type:
         return self.pooled(rule, x, self.kernel)
 
+    def traits(self) -> Traits:
+        return Traits(local="window")
+
     def build(self, rank: int) -> Any:
         from composer_blocks.modules.resampling import MAX
 
@@ -88,6 +91,9 @@ class AveragePool(Pool):
         alone = self.stride == "kernel" and not self.padding
         rule.need(alone, "the mean of the whole grid has neither stride nor padding", "BP202")
         return map_(x.channels, (self.bins,) * x.rank) if self.bins else vector(x.channels)
+
+    def traits(self) -> Traits:
+        return Traits(local="window") if self.kernel != "grid" else Traits()
 
     def build(self, rank: int) -> Any:
         from composer_blocks.modules.resampling import ADAPTIVE, AVERAGE, GridMean
@@ -123,7 +129,8 @@ class Resize(Block):
         return x.with_(grid=tuple(n * f for n, f in zip(x.grid, factors, strict=True)))
 
     def traits(self) -> Traits:
-        return Traits(interpolates=True)
+        alone = self.scale is not None and not (self.align_corners and self.mode == "linear")
+        return Traits(interpolates=True, enlarges=self.scale if alone and self.scale else 0)
 
     def build(self, rank: int) -> Any:
         from composer_blocks.modules.resampling import Resize as Module
@@ -158,6 +165,9 @@ class RepeatChannels(Block):
     def infer(self, rule: Rule, x: Type) -> Type:
         rule.need(self.to % x.channels == 0, f"{x.channels} channels cannot be repeated to {self.to}", "BP401")
         return x.with_(channels=self.to)
+
+    def traits(self) -> Traits:
+        return Traits(local="cells")
 
     def build(self, x: Type) -> Any:
         from composer_blocks.modules.resampling import RepeatChannels as Module

@@ -1,0 +1,201 @@
+"""Program + sizes + an amount of memory -> MemoryPlan: what is computed again, and what is never whole.
+
+A candidate is a network with the plan in it, and the cost model runs that network on tensors without numbers; an
+estimate only says which candidates are tried first (`composer.estimates`): the fastest of those that should fit.
+
+    evaluation   large maps strip by strip, with what is light computed inside; and of the largest maps, down to some
+                 size, convolutions as well: where that computes them once, or at any rate; in strips of several heights
+    training     nodes whose inside is computed again in the backward pass: as few as are enough, at the level of the
+                 graph where that multiplies least
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from composer import memory
+from composer.cost import DTYPES, Shapes, dtype_of, measure
+from composer.diagnostics import BlueprintError
+from composer.dims import at
+from composer.estimates import Estimate, Known
+from composer.figures import Cost, size
+from composer.inference import Program
+from composer.liveness import ids_of
+from composer.module import build
+from composer.plans import MemoryPlan, worst
+from composer.segments import owners
+from composer.streaming import dims_of, nodes_of
+from composer.sweeps import Extents, Flow, Schedule, Streams
+
+PIECES = (4, 8, 16, 32, 64, 128)
+"""A strip of the largest map in a sweep is this part of the memory: fewer strips overlap less."""
+SMALL = 64
+"""Maps below this part of the memory are left alone."""
+LEVELS = 5
+"""Sizes of maps whose convolutions may be computed in sweeps, and more than once."""
+TRIES = 6
+"""Candidates that the cost model runs."""
+
+
+def planned(program: Program, shapes: Shapes, budget: int, *, training: bool = False, **options: Any) -> MemoryPlan:
+    """The plan for a pass over inputs of these shapes; the best there is where none fits. `options` are those of
+    `measure`."""
+    options = {"training": training, **options}
+    before = measure(program, shapes, **options)
+    if before.peak.bytes <= budget:
+        return MemoryPlan(budget, before, before)
+    search = _Search(program, shapes, budget, options, before)
+    return search.checkpointed() if training else search.streamed()
+
+
+def refused(plan: MemoryPlan, help: Sequence[str], way: str) -> BlueprintError:
+    """BP706: even the best plan needs more."""
+    what = f"{'training' if plan.before.training else 'running'} `{plan.before.name}`, planned for {size(plan.budget)},"
+    best = f"as it is {size(plan.before.peak.bytes)}, with the best plan {size(plan.after.peak.bytes)}"
+    return memory.refusal(what, plan.after.peak.bytes, plan.budget, [best, *worst(plan)], help, way)
+
+
+@dataclass(frozen=True)
+class _Search:
+    """One search: candidates are measured, the cheapest that fits is taken."""
+
+    program: Program
+    shapes: Shapes
+    budget: int
+    options: Mapping[str, Any]
+    before: Cost
+
+    def _cost(self, **more: Any) -> Cost:
+        """The cost of a candidate; its rows have the shapes of whole maps."""
+        found = measure(self.program, self.shapes, **{**self.options, "flops": False, **more})
+        whole = {r.address: r.shape for r in self.before.rows}
+        return replace(found, rows=tuple(replace(r, shape=whole.get(r.address, r.shape)) for r in found.rows))
+
+    # --- evaluation ---
+
+    def streamed(self) -> MemoryPlan:
+        best: tuple[int, Streams] | None = None
+        for schedule in self._in_order():
+            streams = Streams(
+                self._given, self._axis, tuple(schedule.flow.nodes), schedule.actions, self._dims, schedule.extents.rows
+            )
+            peak = self._cost(streams=streams).peak.bytes
+            if best is None or peak < best[0]:
+                best = peak, streams
+            if peak <= self.budget:
+                break
+        if best is None or best[0] >= self.before.peak.bytes:
+            return MemoryPlan(self.budget, self.before, self.before)
+        after = self._cost(streams=best[1], flops=self.options.get("flops", True))
+        return MemoryPlan(self.budget, self.before, after, best[1])
+
+    def _in_order(self) -> list[Schedule]:
+        """The candidates to try: the fastest of those that should fit, then those that need least."""
+        rows = self.before.rows
+        parts = self.before.peak.parts
+        base = sum(parts.get(k, 0) for k in ("parameters", "buffers", "inputs", "prepared"))
+        known = Known({r.address: r.flops for r in rows}, {r.address: r.activations for r in rows}, base)
+        found = [(Estimate.of(s, known), s) for s in self._candidates()]
+        fitting = sorted((f for f in found if f[0].peak <= self.budget), key=lambda f: f[0].work)
+        spare = sorted((f for f in found if f[0].peak > self.budget), key=lambda f: f[0].peak)
+        return [s for _, s in (fitting[: TRIES - 2] + spare[:2])]
+
+    def _candidates(self) -> Iterator[Schedule]:
+        flow, extents = self._flow
+        streamed = flow.streamed(extents, self.budget // SMALL)
+        if not streamed:
+            return
+        heavy = {n.makes[0] for n in flow.nodes if n.place in streamed and n.heavy}
+        sizes = [None, *sorted({extents.bytes[v] for v in heavy}, reverse=True)[:LEVELS]]
+        above = [{v for v in heavy if least is not None and extents.bytes[v] >= least} for least in sizes]
+        sets = dict.fromkeys(flow.virtual(streamed, once, again) for once in above for again in above if again <= once)
+        for virtual in sets:
+            yield from (Schedule(flow, streamed, virtual, extents, self.budget // n) for n in PIECES)
+
+    @cached_property
+    def _given(self) -> frozenset[str]:
+        return frozenset(i.name for i in self.program.inputs if i.optional and i.name in self.shapes)
+
+    @cached_property
+    def _run(self) -> Program:
+        return self.program.alternatives.get(self._given, self.program)
+
+    @cached_property
+    def _axis(self) -> int:
+        """The longest of the first input; of two, the outer one."""
+        grid = next((self.shapes[i.name][2:] for i in self.program.inputs if i.name in self.shapes), ())
+        return max(range(len(grid)), key=lambda k: (grid[k], -k), default=0)
+
+    @cached_property
+    def _dims(self) -> dict[int, int]:
+        return dims_of(self._run, self._axis)
+
+    @cached_property
+    def _flow(self) -> tuple[Flow, Extents]:
+        program, env = self._run, dict(self._run.built)
+        for spec in program.inputs:
+            env |= dict(zip(spec.axes, self.shapes.get(spec.name, ())[2:], strict=False))
+        calls = build(self.program, "meta").at_evaluation(self._given).calls
+        outputs = {i for o in program.outputs if not o.training for i in ids_of(o.ids)}
+        flow = Flow(nodes_of(program, calls, self._axis), outputs)
+        batch = next((s[0] for s in self.shapes.values()), 1)
+        itemsize = DTYPES[dtype_of(self.options.get("dtype", "float32"))].itemsize
+        types = {v.id: v.type.at(env) for v in program.values}
+        cells = {k: int(at(t.length, {})) if t.kind != "vector" else 1 for k, t in types.items()}
+        grids = {k: tuple(int(at(n, {})) for n in t.grid) for k, t in types.items()}
+        weights = {k: batch * t.channels * cells[k] * itemsize for k, t in types.items()}
+        rows = {
+            v.id: cells[v.id] if v.layout == "flat" else grids[v.id][self._axis]
+            for v in program.values
+            if v.id in self._dims
+        }
+        return flow, Extents(weights, rows)
+
+    # --- training ---
+
+    def checkpointed(self) -> MemoryPlan:
+        found = [p for units in self._levels() if (p := self._fewest(units)) is not None]
+        fitting = [p for p in found if p.fits]
+        if fitting:
+            return min(fitting, key=lambda p: p.after.backward_flops)
+        return min(found, key=lambda p: p.after.peak.bytes, default=MemoryPlan(self.budget, self.before, self.before))
+
+    def _levels(self) -> Iterator[list[str]]:
+        """Nodes at each depth of the graph, those that keep most first."""
+        saved = [(r.address, r.saved) for r in self.before.rows if r.saved]
+        deepest = max((len(list(owners(a))) for a, _ in saved), default=0)
+        seen: set[tuple[str, ...]] = set()
+        for depth in range(1, deepest + 1):
+            sums = Counter[str]()
+            for address, count in saved:
+                sums[list(owners(address))[:depth][-1]] += count
+            units = [a for a, _ in sums.most_common()]
+            if tuple(units) not in seen:
+                seen.add(tuple(units))
+                yield units
+
+    def _fewest(self, units: Sequence[str]) -> MemoryPlan | None:
+        """As few of these nodes as are enough; all of them where that is too little."""
+        kept = tuple(self.options.get("checkpoint", ()))
+
+        def peak(count: int) -> int:
+            return self._cost(checkpoint=(*kept, *units[:count])).peak.bytes
+
+        count = len(units)
+        if peak(count) <= self.budget:
+            count = _first(lambda n: peak(n) <= self.budget, count)
+        after = self._cost(checkpoint=(*kept, *units[:count]), flops=self.options.get("flops", True))
+        return MemoryPlan(self.budget, self.before, after) if after.peak.bytes < self.before.peak.bytes else None
+
+
+def _first(holds: Callable[[int], bool], high: int) -> int:
+    """The smallest number up to `high`, for which it holds, if it holds for all from there on."""
+    low = 0
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    return high
