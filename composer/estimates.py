@@ -15,6 +15,10 @@ from composer.sweeps import Alone, Node, Schedule, Sweep
 BYTE = 30
 """FLOPs in the time of a byte: about 150 GFLOP/s beside the 5 GB/s at which new memory fills."""
 
+COPIES = 2
+"""A convolution of a piece copies its input that often on the way: into one block of memory, and into the order of the
+kernel. The cost model does not see it; the choice of strips leaves room for it."""
+
 
 @dataclass(frozen=True)
 class Known:
@@ -76,7 +80,8 @@ class Estimate:
             part = (hi - lo) / rows[value]
             self.work += count * self._work(node, part)
             new = bytes_of[value] * part if self._writes(node) and not node.writes else 0
-            most = max(most, sum(held.values()) + new)
+            scratch = COPIES * sum(bytes_of[v] * (wanted[v][1] - wanted[v][0]) / rows[v] for v in node.rows)
+            most = max(most, sum(held.values()) + new + (scratch if node.heavy else 0))
             held[value] = new
             for value in gone:
                 held.pop(value, None)

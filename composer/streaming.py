@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from composer.evaluating import Evaluated
 from composer.inference import Program, Step, Value
-from composer.locality import locality
+from composer.locality import locality, trimmed
 from composer.prepared import AnyStep, Prepared, at_evaluation
 from composer.sweeps import Alone, Node, Streams, Sweep, needs
 from composer.traits import Traits
@@ -105,6 +106,7 @@ class Streaming:
 
     def __init__(self, streams: Streams, calls: Sequence[Any], steps: Steps):
         self.nodes, self.actions, self.dims, self.steps = streams.nodes, streams.actions, streams.dims, steps
+        self.axis = streams.axis
         sweeps = (a for a in self.actions if isinstance(a, Sweep))
         places = sorted({p for a in sweeps for p in (*a.places, a.norm) if p >= 0})
         self.kinds = {k: type(module_of(calls[k])) for k in places}
@@ -145,6 +147,7 @@ class _Work:
         scales: dict[int, tuple[Tensor, Tensor]],
     ):
         self.steps, self.dims, self.sweep, self.calls = streaming.steps, streaming.dims, sweep, calls
+        self.axis = streaming.axis
         self.slots, self.scales = slots, scales
         self.nodes = [streaming.nodes[k] for k in sweep.places]
         self.norm = streaming.nodes[sweep.norm] if sweep.norm >= 0 else None
@@ -225,8 +228,10 @@ class _Work:
             pieces = {v: self._piece(v, lo, hi, wanted, held, node.writes) for v in node.rows}
             for value in gone:
                 held.pop(value, None)
-            y = self._made(node, pieces)
-            held[made] = y.narrow(self.dims[made], first - node.local.starts(lo), last - first)
+            inner = node.local.inner(first, last, self.lengths[node.rows[0]])
+            y = self._made(node, pieces, inner)
+            start = first if inner else node.local.starts(lo)
+            held[made] = y.narrow(self.dims[made], first - start, last - first)
             del pieces, y
         return held[self.sweep.value]
 
@@ -238,12 +243,13 @@ class _Work:
         rows = self._stored(value, lo, hi)
         return rows.clone() if writes else rows
 
-    def _made(self, node: Node, pieces: dict[int, Any]) -> Tensor:
+    def _made(self, node: Node, pieces: dict[int, Any], inner: bool) -> Tensor:
         if node.norm:
             (x,) = pieces.values()
             return applied(x, *self.scales[node.place])
         pieces |= {v: self.slots[v] for v in node.whole}
-        self.steps([_without_dead(self.calls[node.place])], pieces)
+        call, rank = self.calls[node.place], pieces[node.rows[0]].dim() - 2
+        self.steps([_without_dead(_trimmed(call, self.axis, rank) if inner else call)], pieces)
         made: Tensor = pieces[node.makes[0]]
         return made
 
@@ -252,6 +258,16 @@ def module_of(call: Any) -> Any:
     """What a call finds at its home, watched or not."""
     home, name, *_ = call
     return getattr(home[name], "__wrapped__", home[name])
+
+
+def _trimmed(call: Any, axis: int, rank: int) -> Any:
+    """A call whose module does without its padding along an axis; watched as the call is."""
+    home, name, *rest = call
+    called = module_of(call)
+    prepared = isinstance(called, Evaluated)
+    made = partial(called.without_padding, axis, rank) if prepared else trimmed(called, axis, rank)
+    again = getattr(home[name], "again", None)
+    return ({"": again(made) if again else made}, "", *rest)
 
 
 def _is_as_built(called: Any, kind: type) -> bool:
