@@ -75,7 +75,9 @@ class Window(Locality):
         if self.inner(a, b, n):
             return a * self.stride - self.padding, end
         spoilt = -(-self.padding // self.stride)
-        return min(max(0, a - spoilt), (n - 1) // self.stride) * self.stride, min(n, end)
+        lo = min(max(0, a - spoilt), (n - 1) // self.stride) * self.stride
+        lo = min(lo, max(0, min(n, end) - self.extent) // self.stride * self.stride)  # some pools refuse shorter ones
+        return lo, min(n, max(end, lo + self.extent))
 
     def inner(self, a: int, b: int, n: int) -> bool:
         start, end = a * self.stride - self.padding, (b - 1) * self.stride - self.padding + self.extent

@@ -59,6 +59,36 @@ def refused(plan: MemoryPlan, help: Sequence[str], way: str) -> BlueprintError:
     return memory.refusal(what, plan.after.peak.bytes, plan.budget, [best, *worst(plan)], help, way)
 
 
+def extents_of(
+    program: Program, shapes: Shapes, axis: int, dtype: str = "float32"
+) -> tuple[Flow, Extents, dict[int, int]]:
+    """The plan of evaluation for these inputs, as sweeps see it: its flow, what its values measure, and the dimension
+    of their tensors that is cut where maps are cut along an axis of the grid."""
+    given = frozenset(i.name for i in program.inputs if i.optional and i.name in shapes)
+    run = program.alternatives.get(given, program)
+    flow = Flow(
+        nodes_of(run, build(program, "meta").at_evaluation(given).calls, axis),
+        {i for o in run.outputs if not o.training for i in ids_of(o.ids)},
+    )
+    env, dims = dict(run.built), dims_of(run, axis)
+    for spec in run.inputs:
+        env |= dict(zip(spec.axes, shapes.get(spec.name, ())[2:], strict=False))
+    batch = next((s[0] for s in shapes.values()), 1)
+    itemsize, bytes_of, rows = DTYPES[dtype_of(dtype)].itemsize, {}, {}
+    for value in run.values:
+        type_ = value.type.at(env)
+        cells = 1 if type_.kind == "vector" else int(at(type_.length, {}))
+        bytes_of[value.id] = batch * type_.channels * cells * itemsize
+        if value.id in dims:
+            rows[value.id] = cells if value.layout == "flat" else int(at(type_.grid[axis], {}))
+    return flow, Extents(bytes_of, rows), dims
+
+
+def candidate(schedule: Schedule, given: frozenset[str], axis: int, dims: Mapping[int, int]) -> Streams:
+    """What a network runs a schedule by."""
+    return Streams(given, axis, tuple(schedule.flow.nodes), schedule.actions, dims, schedule.extents.rows)
+
+
 @dataclass(frozen=True)
 class _Search:
     """One search: candidates are measured, the cheapest that fits is taken."""
@@ -80,9 +110,7 @@ class _Search:
     def streamed(self) -> MemoryPlan:
         best: tuple[int, Streams] | None = None
         for schedule in self._in_order():
-            streams = Streams(
-                self._given, self._axis, tuple(schedule.flow.nodes), schedule.actions, self._dims, schedule.extents.rows
-            )
+            streams = candidate(schedule, self._given, self._axis, self._known[2])
             peak = self._cost(streams=streams).peak.bytes
             if best is None or peak < best[0]:
                 best = peak, streams
@@ -105,7 +133,7 @@ class _Search:
         return [s for _, s in (fitting[: TRIES - 2] + spare[:2])]
 
     def _candidates(self) -> Iterator[Schedule]:
-        flow, extents = self._flow
+        flow, extents, _ = self._known
         streamed = flow.streamed(extents, self.budget // SMALL)
         if not streamed:
             return
@@ -121,39 +149,14 @@ class _Search:
         return frozenset(i.name for i in self.program.inputs if i.optional and i.name in self.shapes)
 
     @cached_property
-    def _run(self) -> Program:
-        return self.program.alternatives.get(self._given, self.program)
-
-    @cached_property
     def _axis(self) -> int:
         """The longest of the first input; of two, the outer one."""
         grid = next((self.shapes[i.name][2:] for i in self.program.inputs if i.name in self.shapes), ())
         return max(range(len(grid)), key=lambda k: (grid[k], -k), default=0)
 
     @cached_property
-    def _dims(self) -> dict[int, int]:
-        return dims_of(self._run, self._axis)
-
-    @cached_property
-    def _flow(self) -> tuple[Flow, Extents]:
-        program, env = self._run, dict(self._run.built)
-        for spec in program.inputs:
-            env |= dict(zip(spec.axes, self.shapes.get(spec.name, ())[2:], strict=False))
-        calls = build(self.program, "meta").at_evaluation(self._given).calls
-        outputs = {i for o in program.outputs if not o.training for i in ids_of(o.ids)}
-        flow = Flow(nodes_of(program, calls, self._axis), outputs)
-        batch = next((s[0] for s in self.shapes.values()), 1)
-        itemsize = DTYPES[dtype_of(self.options.get("dtype", "float32"))].itemsize
-        types = {v.id: v.type.at(env) for v in program.values}
-        cells = {k: int(at(t.length, {})) if t.kind != "vector" else 1 for k, t in types.items()}
-        grids = {k: tuple(int(at(n, {})) for n in t.grid) for k, t in types.items()}
-        weights = {k: batch * t.channels * cells[k] * itemsize for k, t in types.items()}
-        rows = {
-            v.id: cells[v.id] if v.layout == "flat" else grids[v.id][self._axis]
-            for v in program.values
-            if v.id in self._dims
-        }
-        return flow, Extents(weights, rows)
+    def _known(self) -> tuple[Flow, Extents, dict[int, int]]:
+        return extents_of(self.program, self.shapes, self._axis, self.options.get("dtype", "float32"))
 
     # --- training ---
 
