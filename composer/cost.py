@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -78,6 +79,15 @@ def measure(
     rows = tuple(_rows(program, given, _owned(program, network), counts, memory))
     chosen = (tuple(checkpoint), optimizer, gradients) if training else ((), "none", "none")
     return Cost(blueprint.name, given, training, kind, *chosen, rows, memory.peak)
+
+
+def with_flops(found: Cost, program: Program, streams: Streams | None = None) -> Cost:
+    """The same cost with FLOPs, which were left out when it was measured."""
+    kind = DTYPES[found.dtype]
+    network = build(program, "meta").to(kind).checkpoint(*found.checkpoint).stream(streams).train(found.training)
+    forward, backward = _flops(network, found.shapes, kind)
+    rows = (replace(r, flops=forward[r.address], backward_flops=backward[r.address]) for r in found.rows)
+    return replace(found, rows=tuple(rows))
 
 
 def dtype_of(name: str) -> str:

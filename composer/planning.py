@@ -14,12 +14,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
-from composer import memory
-from composer.cost import DTYPES, Shapes, dtype_of, measure
-from composer.diagnostics import BlueprintError
+from composer.cost import DTYPES, Shapes, dtype_of, measure, with_flops
+from composer.diagnostics import BlueprintError, Diagnostic
 from composer.dims import at
 from composer.estimates import Estimate, Known
 from composer.figures import Cost, size
@@ -54,9 +53,12 @@ def planned(program: Program, shapes: Shapes, budget: int, *, training: bool = F
 
 def refused(plan: MemoryPlan, help: Sequence[str], way: str) -> BlueprintError:
     """BP706: even the best plan needs more."""
-    what = f"{'training' if plan.before.training else 'running'} `{plan.before.name}`, planned for {size(plan.budget)},"
-    best = f"as it is {size(plan.before.peak.bytes)}, with the best plan {size(plan.after.peak.bytes)}"
-    return memory.refusal(what, plan.after.peak.bytes, plan.budget, [best, *worst(plan)], help, way)
+    what = f"{'training' if plan.before.training else 'running'} `{plan.before.name}`"
+    peaks = [size(c.peak.bytes) for c in (plan.before, plan.after)]
+    best = f"the best plan needs {peaks[1]}, without one it is {peaks[0]}"
+    needs = best if plan.chosen else f"it needs {peaks[0]}, and no plan needs less"
+    text = f"{what} does not fit into {size(plan.budget)}: {needs}"
+    return BlueprintError(Diagnostic("BP706", text, notes=tuple(worst(plan)), help=(*help, way)))
 
 
 def extents_of(
@@ -105,24 +107,27 @@ class _Search:
         whole = {r.address: r.shape for r in self.before.rows}
         return replace(found, rows=tuple(replace(r, shape=whole.get(r.address, r.shape)) for r in found.rows))
 
+    def _counted(self, found: Cost, streams: Streams | None = None) -> Cost:
+        """With FLOPs, if they are asked for."""
+        return with_flops(found, self.program, streams) if self.options.get("flops", True) else found
+
     # --- evaluation ---
 
     def streamed(self) -> MemoryPlan:
-        best: tuple[int, Streams] | None = None
+        best: tuple[Cost, Streams] | None = None
         for schedule in self._in_order():
             streams = candidate(schedule, self._given, self._axis, self._known[2])
-            peak = self._cost(streams=streams).peak.bytes
-            if best is None or peak < best[0]:
-                best = peak, streams
-            if peak <= self.budget:
+            found = self._cost(streams=streams)
+            if best is None or found.peak.bytes < best[0].peak.bytes:
+                best = found, streams
+            if found.peak.bytes <= self.budget:
                 break
-        if best is None or best[0] >= self.before.peak.bytes:
+        if best is None or best[0].peak.bytes >= self.before.peak.bytes:
             return MemoryPlan(self.budget, self.before, self.before)
-        after = self._cost(streams=best[1], flops=self.options.get("flops", True))
-        return MemoryPlan(self.budget, self.before, after, best[1])
+        return MemoryPlan(self.budget, self.before, self._counted(*best), best[1])
 
     def _in_order(self) -> list[Schedule]:
-        """The candidates to try: the fastest of those that should fit, then those that need least."""
+        """The candidates to try: the fastest of those that should fit, then the one that needs least."""
         rows = self.before.rows
         parts = self.before.peak.parts
         base = sum(parts.get(k, 0) for k in ("parameters", "buffers", "inputs", "prepared"))
@@ -130,7 +135,7 @@ class _Search:
         found = [(Estimate.of(s, known), s) for s in self._candidates()]
         fitting = sorted((f for f in found if f[0].peak <= self.budget), key=lambda f: f[0].work)
         spare = sorted((f for f in found if f[0].peak > self.budget), key=lambda f: f[0].peak)
-        return [s for _, s in (fitting[: TRIES - 2] + spare[:2])]
+        return [s for _, s in (fitting[: TRIES - 1] + spare[:1])]
 
     def _candidates(self) -> Iterator[Schedule]:
         flow, extents, _ = self._known
@@ -162,10 +167,13 @@ class _Search:
 
     def checkpointed(self) -> MemoryPlan:
         found = [p for units in self._levels() if (p := self._fewest(units)) is not None]
-        fitting = [p for p in found if p.fits]
+        fitting = [p.with_(self._counted(p.after)) for p in found if p.fits]
         if fitting:
-            return min(fitting, key=lambda p: p.after.backward_flops)
-        return min(found, key=lambda p: p.after.peak.bytes, default=MemoryPlan(self.budget, self.before, self.before))
+            return min(fitting, key=lambda p: (p.after.backward_flops, p.after.peak.bytes))
+        if not found:
+            return MemoryPlan(self.budget, self.before, self.before)
+        best = min(found, key=lambda p: p.after.peak.bytes)
+        return best.with_(self._counted(best.after))
 
     def _levels(self) -> Iterator[list[str]]:
         """Nodes at each depth of the graph, those that keep most first."""
@@ -185,13 +193,15 @@ class _Search:
         """As few of these nodes as are enough; all of them where that is too little."""
         kept = tuple(self.options.get("checkpoint", ()))
 
-        def peak(count: int) -> int:
-            return self._cost(checkpoint=(*kept, *units[:count])).peak.bytes
+        @cache
+        def cost(count: int) -> Cost:
+            return self._cost(checkpoint=(*kept, *units[:count]))
 
-        count = len(units)
-        if peak(count) <= self.budget:
-            count = _first(lambda n: peak(n) <= self.budget, count)
-        after = self._cost(checkpoint=(*kept, *units[:count]), flops=self.options.get("flops", True))
+        def fits(count: int) -> bool:
+            return cost(count).peak.bytes <= self.budget
+
+        count = _first(fits, len(units)) if fits(len(units)) else len(units)
+        after = cost(count)
         return MemoryPlan(self.budget, self.before, after) if after.peak.bytes < self.before.peak.bytes else None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from composer.figures import Cost, largest, number, size
 from composer.sweeps import Alone, Node, Streams, Sweep
@@ -23,8 +23,17 @@ class MemoryPlan:
     streams: Streams | None = None
 
     @property
+    def chosen(self) -> bool:
+        """Whether anything is done."""
+        return self.streams is not None or bool(self.checkpoint)
+
+    @property
     def fits(self) -> bool:
         return self.after.peak.bytes <= self.budget
+
+    def with_(self, after: Cost) -> MemoryPlan:
+        """The same plan with more figures."""
+        return replace(self, after=after)
 
     @property
     def checkpoint(self) -> tuple[str, ...]:
@@ -43,7 +52,7 @@ class MemoryPlan:
         mode = "training" if self.before.training else "inference"
         yield f"plan of {self.before.name} for {size(self.budget)}: {shapes}, {self.before.dtype}, {mode}"
         peaks = [size(c.peak.bytes) for c in (self.before, self.after)]
-        if self.streams is None and not self.checkpoint:
+        if not self.chosen:
             yield f"  peak   {peaks[0]}: nothing has to be done" if self.fits else f"  peak   {peaks[0]}"
             return
         yield f"  peak   {peaks[0]} -> {peaks[1]} at {self.after.peak.address}"

@@ -207,7 +207,7 @@ class _Work:
         """Rows of a stored value as they were before the sweep."""
         whole, dim = self.slots[value], self.dims[value]
         if value != self.sweep.over or lo >= self.done:
-            return whole.narrow(dim, lo, hi - lo)  # type: ignore[no-any-return]
+            return _cut(whole, dim, lo, hi - lo)
         tail = self.tail.rows.narrow(dim, lo - self.tail.start, min(hi, self.done) - lo)
         return tail if hi <= self.done else torch.cat([tail, whole.narrow(dim, self.done, hi - self.done)], dim)
 
@@ -231,7 +231,7 @@ class _Work:
             inner = node.local.inner(first, last, self.lengths[node.rows[0]])
             y = self._made(node, pieces, inner)
             start = first if inner else node.local.starts(lo)
-            held[made] = y.narrow(self.dims[made], first - start, last - first)
+            held[made] = _cut(y, self.dims[made], first - start, last - first)
             del pieces, y
         return held[self.sweep.value]
 
@@ -239,7 +239,7 @@ class _Work:
         self, value: int, lo: int, hi: int, wanted: Mapping[int, Any], held: Mapping[int, Tensor], writes: bool
     ) -> Tensor:
         if value in held:
-            return held[value].narrow(self.dims[value], lo - wanted[value][0], hi - lo)
+            return _cut(held[value], self.dims[value], lo - wanted[value][0], hi - lo)
         rows = self._stored(value, lo, hi)
         return rows.clone() if writes else rows
 
@@ -252,6 +252,11 @@ class _Work:
         self.steps([_without_dead(_trimmed(call, self.axis, rank) if inner else call)], pieces)
         made: Tensor = pieces[node.makes[0]]
         return made
+
+
+def _cut(x: Tensor, dim: int, start: int, length: int) -> Tensor:
+    """Rows of a tensor; the tensor itself where that is all of them."""
+    return x if x.shape[dim] == length else x.narrow(dim, start, length)
 
 
 def module_of(call: Any) -> Any:

@@ -22,12 +22,12 @@ WALK = [
     *"phrases sizes layouts blueprint graph scopes edits reaching renewing requirements origins linking liveness inference strides".split(),
     "sourcemap",
     "causes",
-    *"prepared kernels".split(),
+    *"prepared locality sweeps kernels".split(),
     *PASSES,
-    *"passes writing document flat locking keymap init fitting segments evaluating module weights exporters".split(),
+    *"passes writing document flat locking keymap init fitting segments evaluating streaming module weights exporters".split(),
     *"exporters.wanting exporters.tracing exporters.torch exporters.onnx exporters.netron".split(),
-    *"figures memory budget storages".split(),
-    *"cost mending compose remedies doctor".split(),
+    *"figures memory budget storages estimates plans".split(),
+    *"cost planning mending compose remedies doctor".split(),
     *"codes scene catalogue".split(),
 ]
 """Each may import those before it."""
