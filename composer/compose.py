@@ -180,7 +180,7 @@ class Blueprint(stage.Blueprint):
         plan = None
         if memory is not None:
             plan = self._plan_for_build(memory, size, batch, train, _words(checkpoint), without, force)
-            checkpoint = plan.after.checkpoint
+            checkpoint = plan.after.checkpoint if train else checkpoint
         from composer.module import build  # torch, 2 s: nothing before this needs it
 
         if force:
@@ -208,7 +208,6 @@ class Blueprint(stage.Blueprint):
         checkpoint: str | Sequence[str] = (),
         optimizer: str = "none",
         gradients: str = "new",
-        flops: bool = True,
         without: str | Sequence[str] = (),
         **shapes: tuple[int, ...],
     ) -> MemoryPlan:
@@ -232,7 +231,7 @@ class Blueprint(stage.Blueprint):
 
         return planned(
             optimized, fed(optimized, shapes, batch), amount(memory), training=train, dtype=dtype,
-            checkpoint=_words(checkpoint), optimizer=optimizer, gradients=gradients, flops=flops,
+            checkpoint=_words(checkpoint), optimizer=optimizer, gradients=gradients,
         )  # fmt: skip
 
     def _plan_for_build(

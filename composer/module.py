@@ -230,7 +230,7 @@ class Network(nn.Module):
     def planned(self, plan: MemoryPlan) -> Network:
         """Run by a plan that fits an amount of memory."""
         self.memory_plan = plan
-        return self.checkpoint(*plan.after.checkpoint).stream(plan.streams)
+        return self.checkpoint(*plan.after.checkpoint) if plan.before.training else self.stream(plan.streams)
 
     def at_evaluation(self, given: Collection[str] = ()) -> _Plan:
         """The steps that run at evaluation where these optional inputs are given and no gradients are recorded."""

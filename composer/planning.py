@@ -42,9 +42,9 @@ TRIES = 6
 
 def planned(program: Program, shapes: Shapes, budget: int, *, training: bool = False, **options: Any) -> MemoryPlan:
     """The plan for a pass over inputs of these shapes; the best there is where none fits. `options` are those of
-    `measure`."""
-    options = {"training": training, **options}
-    before = measure(program, shapes, **options)
+    `measure`; FLOPs are counted in any case, because candidates are told apart by them."""
+    options = {**options, "training": training, "flops": False}
+    before = with_flops(measure(program, shapes, **options), program)
     if before.peak.bytes <= budget:
         return MemoryPlan(budget, before, before)
     search = _Search(program, shapes, budget, options, before)
@@ -103,13 +103,9 @@ class _Search:
 
     def _cost(self, **more: Any) -> Cost:
         """The cost of a candidate; its rows have the shapes of whole maps."""
-        found = measure(self.program, self.shapes, **{**self.options, "flops": False, **more})
+        found = measure(self.program, self.shapes, **{**self.options, **more})
         whole = {r.address: r.shape for r in self.before.rows}
         return replace(found, rows=tuple(replace(r, shape=whole.get(r.address, r.shape)) for r in found.rows))
-
-    def _counted(self, found: Cost, streams: Streams | None = None) -> Cost:
-        """With FLOPs, if they are asked for."""
-        return with_flops(found, self.program, streams) if self.options.get("flops", True) else found
 
     # --- evaluation ---
 
@@ -124,7 +120,7 @@ class _Search:
                 break
         if best is None or best[0].peak.bytes >= self.before.peak.bytes:
             return MemoryPlan(self.budget, self.before, self.before)
-        return MemoryPlan(self.budget, self.before, self._counted(*best), best[1])
+        return MemoryPlan(self.budget, self.before, with_flops(best[0], self.program, best[1]), best[1])
 
     def _in_order(self) -> list[Schedule]:
         """The candidates to try: the fastest of those that should fit, then the one that needs least."""
@@ -167,13 +163,13 @@ class _Search:
 
     def checkpointed(self) -> MemoryPlan:
         found = [p for units in self._levels() if (p := self._fewest(units)) is not None]
-        fitting = [p.with_(self._counted(p.after)) for p in found if p.fits]
+        fitting = [p.with_(with_flops(p.after, self.program)) for p in found if p.fits]
         if fitting:
             return min(fitting, key=lambda p: (p.after.backward_flops, p.after.peak.bytes))
         if not found:
             return MemoryPlan(self.budget, self.before, self.before)
         best = min(found, key=lambda p: p.after.peak.bytes)
-        return best.with_(self._counted(best.after))
+        return best.with_(with_flops(best.after, self.program))
 
     def _levels(self) -> Iterator[list[str]]:
         """Nodes at each depth of the graph, those that keep most first."""

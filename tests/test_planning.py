@@ -195,3 +195,19 @@ def test_run_keeps_to_the_memory(
     assert (labels[0] == labels[1]).mean() > 0.999
     assert run([*words, "--memory", "1kB"]) == 1
     assert "error[BP706]: running `unet:volume` does not fit into " in capsys.readouterr().err
+
+
+def test_train_keeps_to_the_memory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("lightning")
+    from test_training import asked, listed
+
+    net = composer.load("unet:demo", size=[16, 16, 16], widths=[4, 8], classes=2)
+    peak = net.cost(train=True, batch=2, optimizer="adamw", flops=False).peak.bytes
+    data = listed(tmp_path)
+    assert run([*asked(data, tmp_path / "run", epochs=1), "--memory", str(peak * 9 // 10)]) == 0
+    said = capsys.readouterr().out
+    assert f"peak   {size(peak)} -> " in said
+    assert "computed again in the backward pass" in said
+    assert run([*asked(data, tmp_path / "other", epochs=1), "--memory", "10kB"]) == 1
+    assert "error[BP706]: training `unet:demo` does not fit into 10.0 kB: the best plan" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()

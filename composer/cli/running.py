@@ -150,7 +150,7 @@ class Room:
 
         budget = max(1, amount(self.memory) - (self.buffers[1] if self.here else 0))
         shapes: Any = self.request.shapes
-        return self.loaded.plan(budget, flops=False, **self.request.options, **shapes)
+        return self.loaded.plan(budget, **self.request.options, **shapes)
 
     @cached_property
     def cost(self) -> Cost | None:

@@ -172,7 +172,7 @@ def step_within(said: str, blueprint: Blueprint, view: View, recipe: Recipe, for
 
     request = step_of(blueprint, view, recipe)
     shapes: Any = request.shapes
-    plan = blueprint.plan(said, flops=False, **request.options, **shapes)
+    plan = blueprint.plan(said, **request.options, **shapes)
     if plan.fits or force:
         return plan
     help = remedies.ways(request, lambda c: c.peak.bytes, lambda c: c.peak.bytes <= plan.budget)
