@@ -745,6 +745,7 @@ _WEIGHTS = (
         """Building or running the network would take more memory than the machine, or the GPU, has free, so nothing was
         started: it would end in a crash, or with the whole machine standing still. The message has the figure, the
         worst nodes, and what was tried and fits: a smaller window, a smaller batch, half precision, checkpointing.
+        Where an amount was given (`--memory 8GB`, `build(memory="8GB")`), the best plan for it is still too large.
         `--force` (in Python `force=True`) goes on anyway. The variable COMPOSER_MEMORY, such as 8GB, says how much
         memory there is where the machine cannot know; no blueprint can cause it alone.""",
     ),

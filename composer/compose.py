@@ -30,6 +30,10 @@ from composer.writing import dump
 if TYPE_CHECKING:
     from composer.figures import Cost
     from composer.module import Network
+    from composer.plans import MemoryPlan
+
+Grids = Sequence[int] | Mapping[str, Sequence[int]]
+"""The size of the first input, or sizes of inputs by name."""
 
 
 def compose(
@@ -161,14 +165,25 @@ class Blueprint(stage.Blueprint):
         checkpoint: str | Sequence[str] = (),
         without: str | Sequence[str] = (),
         force: bool = False,
+        memory: int | str | None = None,
+        size: Grids | None = None,
+        batch: int = 1,
+        train: bool = False,
     ) -> Network:
         """The network: a plain `torch.nn.Module` whose `state_dict` keys are node addresses.
 
         `checkpoint` names nodes that training computes again instead of keeping (`Network.checkpoint`). `without` names
         passes that are left out, or is `all`. Weights that do not fit into the memory of the device are refused before
         they are made (BP706), unless `force` is given.
+
+        `memory` ("8GB", or bytes) plans how a pass over `batch` inputs of `size` fits into so much, in inference or
+        with `train` (see `plan`); `network.memory_plan` says what was chosen, and what cannot fit is refused.
         """
         program = self.optimized(without)
+        plan = None
+        if memory is not None:
+            plan = self._plan_for_build(memory, size, batch, train, _words(checkpoint), without, force)
+            checkpoint = plan.after.checkpoint if train else checkpoint
         from composer.module import build  # torch, 2 s: nothing before this needs it
 
         if force:
@@ -182,7 +197,69 @@ class Blueprint(stage.Blueprint):
             from composer.weights import load_file, load_into
 
             load_into(network, load_file(Path(weights)), name=str(weights))
-        return network.checkpoint(*_words(checkpoint)) if checkpoint else network
+        network = network.checkpoint(*_words(checkpoint)) if checkpoint else network
+        return network.planned(plan) if plan else network
+
+    def plan(
+        self,
+        memory: int | str,
+        *,
+        size: Grids | None = None,
+        batch: int = 1,
+        train: bool = False,
+        dtype: str = "float32",
+        checkpoint: str | Sequence[str] = (),
+        optimizer: str = "none",
+        gradients: str = "new",
+        without: str | Sequence[str] = (),
+        **shapes: tuple[int, ...],
+    ) -> MemoryPlan:
+        """How a pass fits into `memory` ("8GB", or bytes), by the cost model; nothing is allocated. The best plan there
+        is, where none fits (`MemoryPlan.fits`).
+
+        >>> print(load("unet3d", size=[512, 512, 256]).plan("12GB"))
+
+        In training nodes are computed again in the backward pass. In inference large maps are computed strip by strip,
+        and attention some queries at a time. `size` is that of the first input, or sizes by name of the input; without
+        it inputs are of the size that the network is built for. The other options are those of `cost`.
+        """
+        program = self.check()
+        first = program.inputs[0].name
+        grids = {} if size is None else dict(size) if isinstance(size, Mapping) else {first: size}
+        channels = {i.name: i.type.channels for i in program.inputs}
+        shapes = {n: (batch, channels.get(n, 1), *g) for n, g in grids.items()} | shapes
+        optimized = self.optimized(without, **shapes)
+        from composer.memory import amount
+        from composer.planning import planned
+
+        return planned(
+            optimized, fed(optimized, shapes, batch), amount(memory), training=train, dtype=dtype,
+            checkpoint=_words(checkpoint), optimizer=optimizer, gradients=gradients,
+        )  # fmt: skip
+
+    def _plan_for_build(
+        self,
+        memory: int | str,
+        size: Grids | None,
+        batch: int,
+        train: bool,
+        checkpoint: Sequence[str],
+        without: str | Sequence[str],
+        force: bool,
+    ) -> MemoryPlan:
+        import torch
+
+        dtype = str(torch.get_default_dtype()).removeprefix("torch.")
+        options: dict[str, Any] = dict(train=train, dtype=dtype, checkpoint=checkpoint, without=without)
+        plan = self.plan(memory, size=size, batch=batch, **options)
+        if plan.fits or force:
+            return plan
+        from composer.planning import refused
+        from composer.remedies import Request, ways
+
+        request = Request(self, plan.before.shapes, options)
+        help = ways(request, lambda c: c.peak.bytes, lambda c: c.peak.bytes <= plan.budget)
+        raise refused(plan, help, "or take the best plan: `build(force=True)`")
 
     def optimized(self, without: str | Sequence[str] = (), /, **shapes: tuple[int, ...]) -> Program:
         """The program that is built, after every pass but those named; `shapes` are checked."""

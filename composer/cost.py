@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ from composer.figures import Cost, Peak, Row
 from composer.inference import Program
 from composer.module import Network, build, watch
 from composer.storages import Storage, Storages, Walk
+from composer.sweeps import Streams
 
 Shapes = Mapping[str, Sequence[int]]
 
@@ -54,6 +56,7 @@ def measure(
     optimizer: str = "none",
     gradients: str = "new",
     flops: bool = True,
+    streams: Streams | None = None,
 ) -> Cost:
     """What one pass costs on inputs of these shapes, batch included; with `training` forward and backward.
 
@@ -62,19 +65,29 @@ def measure(
     optimizer   whose state is there all the time (`OPTIMIZERS`)
     gradients   of the parameters: one of `GRADIENTS`
     flops       whether to count them, which takes half of the time
+    streams     sweeps in which large maps are computed at evaluation (`Network.stream`)
 
     A node whose module asks for numbers, which there are none, is a `PluginError` (BP605).
     """
     kind = dtype_of(dtype)
     _known("optimizer", optimizer, OPTIMIZERS)
     _known("gradients", gradients, GRADIENTS)
-    network = build(program, "meta").to(DTYPES[kind]).checkpoint(*checkpoint).train(training)
+    network = build(program, "meta").to(DTYPES[kind]).checkpoint(*checkpoint).stream(streams).train(training)
     counts = _flops(deepcopy(network), shapes, DTYPES[kind]) if flops else (Counter[str](), Counter[str]())
     memory = _Memory(network, shapes, DTYPES[kind], OPTIMIZERS[optimizer], gradients)
     blueprint, given = program.graph.blueprint, {n: tuple(s) for n, s in shapes.items()}
     rows = tuple(_rows(program, given, _owned(program, network), counts, memory))
     chosen = (tuple(checkpoint), optimizer, gradients) if training else ((), "none", "none")
     return Cost(blueprint.name, given, training, kind, *chosen, rows, memory.peak)
+
+
+def with_flops(found: Cost, program: Program, streams: Streams | None = None) -> Cost:
+    """The same cost with FLOPs, which were left out when it was measured."""
+    kind = DTYPES[found.dtype]
+    network = build(program, "meta").to(kind).checkpoint(*found.checkpoint).stream(streams).train(found.training)
+    forward, backward = _flops(network, found.shapes, kind)
+    rows = (replace(r, flops=forward[r.address], backward_flops=backward[r.address]) for r in found.rows)
+    return replace(found, rows=tuple(rows))
 
 
 def dtype_of(name: str) -> str:

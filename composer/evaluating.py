@@ -22,6 +22,7 @@ from torch.nn.modules import module as modules_of_torch
 from torch.utils.module_tracker import ModuleTracker
 
 from composer.diagnostics import Diagnostic, PluginError
+from composer.locality import trimmed
 from composer.prepared import Prepared
 
 Home = tuple[Mapping[str, Any], str]
@@ -50,6 +51,12 @@ class Evaluated:
         assert self.kept is not None
         modules = [home[name] for home, name in self.homes]
         return self.kernel.run(self.kept[2], modules, values[: self.takes])
+
+    def without_padding(self, axis: int, rank: int, *values: Any) -> Any:
+        """The value where the first part, a convolution, does not pad along an axis of its grid."""
+        assert self.kept is not None
+        first, *others = (home[name] for home, name in self.homes)
+        return self.kernel.run(self.kept[2], [trimmed(first, axis, rank), *others], values[: self.takes])
 
     def refresh(self) -> bool:
         """Whether the parts may be stood for, what is derived from them being as they are now."""

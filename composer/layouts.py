@@ -30,6 +30,13 @@ class Move(Block):
         return Traits(pure=True)
 
 
+class Turn(Move):
+    """A change of the axis that the channels have."""
+
+    def traits(self) -> Traits:
+        return Traits(local="cells")
+
+
 def _to_last(x: Tensor) -> Tensor:
     return x.movedim(1, -1)
 
@@ -42,7 +49,7 @@ def _flatten(x: Tensor) -> Tensor:
     return x.flatten(1, -2)
 
 
-class ToLast(Move):
+class ToLast(Turn):
     """(B, C, *grid) -> (B, *grid, C), a view."""
 
     name = "layout.to_last"
@@ -52,7 +59,7 @@ class ToLast(Move):
         return _to_last
 
 
-class ToFirst(Move):
+class ToFirst(Turn):
     """(B, *grid, C) -> (B, C, *grid), a view."""
 
     name = "layout.to_first"

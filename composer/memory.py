@@ -26,6 +26,11 @@ def parse(text: str) -> int:
     return int(float(match[1]) * UNITS[match[2].lower()])
 
 
+def amount(value: int | str) -> int:
+    """An amount of memory in bytes, given as such or in words."""
+    return parse(value) if isinstance(value, str) else int(value)
+
+
 def available(device: str = "cpu") -> int | None:
     """Bytes that a process can still take on a device: what the machine has free, and not more than its control
     groups (containers, batch systems) allow. None where nobody can tell."""

@@ -8,7 +8,7 @@ handwritten loop this costs about 0.1 µs a step, where a dictionary of names co
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
@@ -30,11 +30,14 @@ from composer.liveness import ids_of, needed
 from composer.prepared import AnyStep, Prepared, at_evaluation, at_training
 from composer.segments import Segment, owners, segments
 from composer.sizes import Constraint, violations
+from composer.streaming import Streaming
+from composer.sweeps import Streams
 from composer.taps import KEY, attentions, chosen, fitting
 from composer.types import Type
 
 if TYPE_CHECKING:
     from composer.blueprint import Blueprint
+    from composer.plans import MemoryPlan
 
 # A step's callable is found when it is called (`Home`): among the children of its owner, by its name. Looking it up
 # costs 30 ns, and a module that is replaced (SyncBatchNorm, adapters, quantization) is really replaced.
@@ -78,6 +81,7 @@ class Network(nn.Module):
     """
 
     blueprint: Blueprint
+    memory_plan: MemoryPlan | None = None
 
     def __init__(self, program: Program):
         super().__init__()
@@ -293,6 +297,27 @@ class Network(nn.Module):
         self._retap()
         return self
 
+    def stream(self, streams: Streams | None) -> Network:
+        """Save memory at evaluation where no gradients are recorded: large maps are computed strip by strip, and some
+        of them never as a whole (`composer.sweeps`). Outputs stay equal; None switches it off; returns the network.
+        """
+        for plan in (*self._plans.values(), *self._prepared.values()):
+            plan.stream = None
+        if streams is not None:
+            plan = self.at_evaluation(streams.given)
+            plan.stream = Streaming(streams, plan.calls, _steps)
+        return self
+
+    def planned(self, plan: MemoryPlan) -> Network:
+        """Run by a plan that fits an amount of memory."""
+        self.memory_plan = plan
+        return self.checkpoint(*plan.after.checkpoint) if plan.before.training else self.stream(plan.streams)
+
+    def at_evaluation(self, given: Collection[str] = ()) -> _Plan:
+        """The steps that run at evaluation where these optional inputs are given and no gradients are recorded."""
+        present = tuple(self.inputs[k].name in given for k in self._optional)
+        return self._prepared.get(present) or self._plans[False, *present]
+
     def _ordered(self, values: Sequence[Tensor], named: Mapping[str, Tensor]) -> tuple[Tensor | None, ...]:
         names = [i.name for i in self.inputs]
         unknown = [n for n in named if n not in names]
@@ -388,6 +413,7 @@ class _Plan:
         self.taps: dict[str, int] = {}
         self.shown: dict[str, int] = {}
         self.rows: dict[str, tuple[int, ...] | None] = {}
+        self.stream: Streaming | None = None
         self.outputs = [(o.name, o.ids) for o in outputs]
         self.grids = grids_of(program.values, wanted)
         self.single = len(program.outputs) == 1
@@ -396,6 +422,9 @@ class _Plan:
         slots: list[Any] = [None] * self.size
         for slot, value in zip(self.inputs, given, strict=True):
             slots[slot] = value
+        if self.stream is not None and not recording() and self.stream.fits(self.calls):
+            self.stream.run(self.calls, slots)
+            return slots
         if not self.segments or not torch.is_grad_enabled():
             _steps(self.calls, slots)
             return slots

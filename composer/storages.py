@@ -45,6 +45,7 @@ class Walk:
             return made
 
         watched.__wrapped__ = call  # type: ignore[attr-defined]
+        watched.again = lambda other: self.watch(address, other, done)  # type: ignore[attr-defined]
         return watched
 
     def _mark(self, address: str) -> None:

@@ -46,6 +46,13 @@ class Traits:
                   on the numbers of no port but the first, to which it adds
     pure          y depends on nothing but the inputs and the parameters, in training too, and nothing else changes: it
                   draws no random number, counts nothing, and writes into no input
+    local         which cells of x a cell of y depends on, so that y may be computed in strips (`composer.locality`).
+                  cells: the same one, whatever the size of the map, or token. window: those of a pooling module of
+                  torch, by its `kernel_size`, `stride` and `padding`. Linear and scaling leaves are local too
+    whole         the ports that every cell of y depends on as a whole, such as keys and values
+    enlarges      y is x this many times as large, each cell between the two nearest centres of x; per axis or for all
+    statistics    y = (x - mean) / sqrt(var + eps) · weight + bias by a module with these attributes, mean and variance
+                  over the grid: of each channel, or of each of `num_groups` groups of channels
     """
 
     linear: Literal["", "cells", "grid"] = ""
@@ -65,3 +72,7 @@ class Traits:
     attends: tuple[str, str] | None = None
     position: Literal["", "code", "angles", "bias"] = ""
     pure: bool = False
+    local: Literal["", "cells", "window"] = ""
+    whole: tuple[str, ...] = ()
+    enlarges: int | tuple[int, ...] = 0
+    statistics: Literal["", "channel", "group"] = ""

@@ -22,16 +22,12 @@ WALK = [
     *"phrases sizes layouts blueprint graph scopes edits reaching renewing requirements origins linking liveness inference strides".split(),
     "sourcemap",
     "causes",
-<<<<<<< HEAD
-    *"prepared kernels chunking regions".split(),
-=======
-    *"orders onednn kernels standardizing prepared".split(),
->>>>>>> convs
+    *"orders onednn kernels standardizing prepared locality sweeps chunking regions".split(),
     *PASSES,
-    *"passes writing document flat locking keymap init fitting segments taps evaluating attention module weights exporters".split(),
+    *"passes writing document flat locking keymap init fitting segments taps evaluating attention streaming module weights exporters".split(),
     *"exporters.wanting exporters.tracing exporters.torch exporters.onnx exporters.netron".split(),
-    *"figures memory budget storages".split(),
-    *"cost mending compose remedies doctor".split(),
+    *"figures memory budget storages estimates plans".split(),
+    *"cost planning mending compose remedies doctor".split(),
     *"codes scene catalogue".split(),
     *"eject.expressions eject.recording eject.sources eject.layout eject.names eject.parts eject.flow eject.regions".split(),
     *"eject.sizing eject.padding eject.forward eject.classes eject.places eject.constructors eject.statements eject.initial".split(),

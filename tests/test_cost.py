@@ -363,8 +363,9 @@ def test_a_limit_refuses_with_ways_that_fit(capsys: pytest.CaptureFixture[str]) 
     assert run([*words, "--memory", "300MB"]) == 1
     (error,) = json.loads(capsys.readouterr().out)["errors"]
     assert error["code"] == "BP706"
-    assert "needs 708 MB of memory, and 300 MB are free" in error["message"]
-    assert error["notes"][0].startswith("up.3.fuse")
+    assert "training `unet:volume` does not fit into 300 MB: the best plan needs 39" in error["message"]
+    assert error["message"].endswith("without one it is 708 MB")
+    assert error["notes"][0].startswith("up.3")
     offered = dict(h.split("` needs ") for h in error["help"] if "needs" in h)
     assert "`--checkpoint '*.*' --dtype bf16" in offered
     for option, figure in offered.items():

@@ -16,6 +16,7 @@ from composer.figures import GROUPINGS, ORDERS, Cost, Row
 
 if TYPE_CHECKING:
     from composer.compose import Blueprint
+    from composer.plans import MemoryPlan
 
 WIDTH = 8
 """Characters of the longest bar."""
@@ -47,7 +48,9 @@ def cost(
     sort: Annotated[str, typer.Option(help="memory, saved, activations, flops, params or place.")] = "memory",
     top: Annotated[int, typer.Option(help="Rows to show; 0 for all.", min=0)] = 16,
     without: common.Without = None,
-    memory: Annotated[str | None, typer.Option(help="Refuse what needs more, such as 24GB, and say what fits.")] = None,
+    memory: Annotated[
+        str | None, typer.Option(help="Plan how it fits into so much, such as 24GB, or say what would.")
+    ] = None,
     plugin: common.Plugins = None,
     json: common.Json = False,
 ) -> None:
@@ -59,12 +62,16 @@ def cost(
         train=train, dtype=dtype, checkpoint=tuple(checkpoint or ()), optimizer=optimizer, gradients=gradients,
         without=tuple(without or ()),
     )  # fmt: skip
-    found = loaded.cost(**options, **shapes)  # type: ignore[arg-type]
-    if memory is not None:
-        _within(found, memory, loaded, shapes, options, lambda to: sized(blueprint, overrides, plugin, to, batch)[0])
+    plan = loaded.plan(memory, **options, **shapes) if memory is not None else None  # type: ignore[arg-type]
+    found = plan.after if plan else loaded.cost(**options, **shapes)  # type: ignore[arg-type]
+    if plan and not plan.fits:
+        raise _refusal(plan, loaded, shapes, options, lambda to: sized(blueprint, overrides, plugin, to, batch)[0])
     rows = found.sorted(by, sort)
     if json:
-        return common.print_json({**found.as_dict(), "rows": [_plain(r) for r in rows]})
+        said = {"plan": plan.lines()} if plan else {}
+        return common.print_json({**found.as_dict(), "rows": [_plain(r) for r in rows], **said})
+    if plan:
+        print(f"{plan}\n")
     show(found, rows[: top or None], len(rows), by, sort)
 
 
@@ -102,21 +109,16 @@ def _known(option: str, word: str, words: Any) -> None:
         raise BlueprintError(Diagnostic("BP201", text, notes=(f"known: {listing(words)}",)))
 
 
-def _within(
-    found: Cost, said: str, loaded: Blueprint, shapes: Any, options: Any, resize: Callable[[list[str]], Blueprint]
-) -> None:
-    """Refuse a cost that is higher than the memory that was given, with ways that fit."""
-    from composer import memory, remedies
+def _refusal(
+    plan: MemoryPlan, loaded: Blueprint, shapes: Any, options: Any, resize: Callable[[list[str]], Blueprint]
+) -> BlueprintError:
+    """More than the memory that was given, whatever is planned; with ways that fit."""
+    from composer import planning, remedies
 
-    free = memory.parse(said)
-    if found.peak.bytes <= free:
-        return
     resized = ("--size {}", lambda to: resize([",".join(map(str, to))]))
     request = remedies.Request(loaded, shapes, options)
-    help = remedies.ways(request, lambda c: c.peak.bytes, lambda c: c.peak.bytes <= free, resized)
-    what = f"{'training' if found.training else 'running'} `{loaded.name}` on {_inputs(found)}"
-    worst = figures.largest(found.by("node"), "at_peak")
-    raise memory.refusal(what, found.peak.bytes, free, worst, help, "or leave out `--memory`")
+    help = remedies.ways(request, lambda c: c.peak.bytes, lambda c: c.peak.bytes <= plan.budget, resized)
+    return planning.refused(plan, help, "or leave out `--memory`")
 
 
 def _plain(row: Row) -> dict[str, Any]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from composer.attention_maps import Sight
     from composer.figures import Cost
     from composer.imaging import Volume
-    from composer.inference import Program
+    from composer.plans import MemoryPlan
     from composer.remedies import Request
 
 
@@ -48,6 +48,7 @@ def run(
     device: Annotated[str, typer.Option(help="Such as cpu or cuda.")] = "cpu",
     dtype: Annotated[str, typer.Option(help="Of the network: fp32, bf16 or fp16.")] = "fp32",
     without: common.Without = None,
+    memory: Annotated[str | None, typer.Option(help="Plan how it runs within so much memory, such as 8GB.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Also what will not fit into the memory.")] = False,
     tap: Annotated[
         list[str] | None, typer.Option("--tap", help="Also draw attention: of a node, such as 'blocks.*.attention'.")
@@ -74,7 +75,7 @@ def run(
 
     def room(window: tuple[int, ...]) -> Room:
         buffers = imaging.buffers(shape, channels, classes, window, batch)
-        return Room(loaded, home, window, buffers, batch, dtype, tuple(without or ()))
+        return Room(loaded, home, window, buffers, batch, dtype, tuple(without or ()), memory)
 
     if not force and not whole:
         room(size).check(lambda more: common.load(blueprint, [*(overrides or ()), *more], plugin))
@@ -92,6 +93,9 @@ def run(
     said, window = (" × ".join(map(str, n)) for n in (volume.shape, size))
     print(f"{loaded.name} on {image.name}: {said} voxels, windows of {window}")
     network = loaded.build(weights=weights, without=without or (), force=force).to(home, torch_dtype(dtype))
+    if plan := room(size).plan:
+        print(f"{plan}\n")
+        network.planned(plan)
     if weights is None:
         print("This network is untrained: no weights were given, so its labels mean nothing. Give them with --weights.")
     with progress() as advance:
@@ -202,6 +206,7 @@ class Room:
     batch: int
     dtype: str
     without: tuple[str, ...] = ()
+    memory: str | None = None
 
     @property
     def here(self) -> bool:
@@ -218,10 +223,21 @@ class Room:
         return Request(self.loaded, fed(program, {first.name: given}), {"dtype": self.dtype, "without": self.without})
 
     @cached_property
+    def plan(self) -> MemoryPlan | None:
+        """How a window fits into the memory that was asked for, less what is around it on the processor."""
+        if self.memory is None:
+            return None
+        from composer.memory import amount
+
+        budget = max(1, amount(self.memory) - (self.buffers[1] if self.here else 0))
+        shapes: Any = self.request.shapes
+        return self.loaded.plan(budget, **self.request.options, **shapes)
+
+    @cached_property
     def cost(self) -> Cost | None:
         """None for a plugin's block that cannot be counted, which is no reason not to run it."""
         try:
-            return self.request.cost(flops=False)
+            return self.plan.after if self.plan else self.request.cost(flops=False)
         except PluginError:
             return None
 
@@ -243,6 +259,8 @@ class Room:
         from composer import figures, memory, remedies
 
         found = self.cost
+        if self.plan and not self.plan.fits:
+            raise self._unplanned(self.plan, reload)
         if found is None or self.enough(found):
             return
         device = memory.available(str(self.device)) or 0
@@ -259,6 +277,14 @@ class Room:
         raise memory.refusal(
             what, needs(found), free, [*([] if on_gpu else [image]), *worst], help, "or go on: `--force`"
         )
+
+    def _unplanned(self, plan: MemoryPlan, reload: Callable[[list[str]], Blueprint] | None = None) -> BlueprintError:
+        """The memory that was asked for is too little for any plan."""
+        from composer import planning, remedies
+
+        resized = ("size=[{}]", lambda to: reload([f"size=[{','.join(map(str, to))}]"])) if reload else None
+        help = remedies.ways(self.request, lambda c: c.peak.bytes, lambda c: c.peak.bytes <= plan.budget, resized)
+        return planning.refused(plan, help, "or run by the best plan: `--force`")
 
 
 def usable(device: str) -> Any:

@@ -16,6 +16,8 @@ from composer.compose import Blueprint
 from composer.diagnostics import BlueprintError, Diagnostic
 
 if TYPE_CHECKING:
+    from composer.plans import MemoryPlan
+    from composer.remedies import Request
     from composer.training.cases import Dataset
     from composer.training.recipe import Recipe
     from composer.training.store import Example, View
@@ -56,6 +58,7 @@ def train(
     strategy: Annotated[str, typer.Option(help="Lightning's: auto, ddp, fsdp …")] = "auto",
     precision: Annotated[str, typer.Option(help="32-true, bf16-mixed, 16-mixed …")] = "32-true",
     workers: Annotated[int, typer.Option(help="Processes that make patches.", min=0)] = 0,
+    memory: Annotated[str | None, typer.Option(help="Plan how a step fits into so much memory, such as 8GB.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Also what will not fit into the memory.")] = False,
     plugin: common.Plugins = None,
 ) -> None:
@@ -75,7 +78,10 @@ def train(
     named = dict(epochs=epochs, steps=steps, batch=batch, accumulate=accumulate, lr=lr, seed=seed)
     made = recipe_of(own, words(recipe or []), named)
     introduce(found, dataset, made)
-    if not force:
+    plan = step_within(memory, found.blueprint, found.view, made, force) if memory else None
+    if plan:
+        print(plan)
+    elif not force:
         enough(found.blueprint, found.view, made)
     run = Run(out)
     run.claim()
@@ -86,7 +92,8 @@ def train(
         print(f"note: the label map of `{case.name}` is empty", file=sys.stderr)
     asked = settings(found, dataset, made, scaled)
     resumed = run.begin(asked, found.blueprint.to_yaml())
-    learned(found, dataset, made, examples, run, resumed, weights, (device, devices, strategy, precision, workers))
+    machine = (device, devices, strategy, precision, workers)
+    learned(found, dataset, made, examples, run, resumed, weights, machine, plan)
 
 
 def needed() -> None:
@@ -139,14 +146,7 @@ def enough(blueprint: Blueprint, view: View, recipe: Recipe) -> None:
     from composer import figures, memory, remedies
 
     free = memory.available()
-    optimizer = {"sgd": "momentum"}.get(recipe.optimizer, recipe.optimizer)
-    name = next(iter(blueprint.inputs))
-    shapes = {name: (recipe.batch, view.channels, *view.size)}
-    from composer.compose import fed
-
-    request = remedies.Request(
-        blueprint, fed(blueprint.check(), shapes, recipe.batch), {"train": True, "optimizer": optimizer}
-    )
+    request = step_of(blueprint, view, recipe)
     cost = request.cost(flops=False)
     if free is None or cost.peak.bytes <= free:
         return
@@ -154,6 +154,30 @@ def enough(blueprint: Blueprint, view: View, recipe: Recipe) -> None:
     what = f"training `{blueprint.name}` with a batch of {recipe.batch}"
     worst = figures.largest(cost.by("node"), "at_peak")
     raise memory.refusal(what, cost.peak.bytes, free, worst, help, "or go on: `--force`")
+
+
+def step_of(blueprint: Blueprint, view: View, recipe: Recipe) -> Request:
+    """A step of training, whose cost may be asked for."""
+    from composer import remedies
+    from composer.compose import fed
+
+    optimizer = {"sgd": "momentum"}.get(recipe.optimizer, recipe.optimizer)
+    shapes = {next(iter(blueprint.inputs)): (recipe.batch, view.channels, *view.size)}
+    fed_ = fed(blueprint.check(), shapes, recipe.batch)
+    return remedies.Request(blueprint, fed_, {"train": True, "optimizer": optimizer})
+
+
+def step_within(said: str, blueprint: Blueprint, view: View, recipe: Recipe, force: bool) -> MemoryPlan:
+    """How a step fits into an amount of memory; refused (BP706) where no plan does, unless forced."""
+    from composer import planning, remedies
+
+    request = step_of(blueprint, view, recipe)
+    shapes: Any = request.shapes
+    plan = blueprint.plan(said, **request.options, **shapes)
+    if plan.fits or force:
+        return plan
+    help = remedies.ways(request, lambda c: c.peak.bytes, lambda c: c.peak.bytes <= plan.budget)
+    raise planning.refused(plan, help, "or train by the best plan: `--force`")
 
 
 def settings(found: Suited, dataset: Dataset, recipe: Recipe, scaled: Sequence[Any]) -> dict[str, Any]:
@@ -181,6 +205,7 @@ def learned(
     resumed: bool,
     weights: Path | None,
     machine: tuple[Any, ...],
+    plan: MemoryPlan | None = None,
 ) -> None:
     """Build, train, and say what came of it."""
     import torch
@@ -190,6 +215,8 @@ def learned(
 
     torch.manual_seed(recipe.seed)
     network = found.blueprint.build(weights=weights)
+    if plan:
+        network.planned(plan)
     if recipe.prior and not resumed:
         _prior(network, found, examples)
     names = run.read()["labels"]

@@ -31,8 +31,8 @@ from composer.passes.layout import hold_channels_last
 from composer.passes.levels import fold_levels
 from composer.passes.norms import fold_norms
 from composer.passes.products import use_products
-from composer.passes.windows import use_windows
 from composer.passes.splits import split_concats
+from composer.passes.windows import use_windows
 from composer.prepared import fired
 
 

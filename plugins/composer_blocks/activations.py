@@ -17,7 +17,7 @@ class Activation(Block):
     """Whether the module can write over its input."""
 
     def traits(self) -> Traits:
-        return Traits(in_place=self.switchable, tokenwise=True, pure=True)
+        return Traits(in_place=self.switchable, tokenwise=True, pure=True, local="cells")
 
     def infer(self, rule: Rule, x: Type) -> Type:
         return x
@@ -148,7 +148,7 @@ class Dropout(Block):
         return x
 
     def traits(self) -> Traits:
-        return Traits(tokenwise=not self.channels)
+        return Traits(tokenwise=not self.channels, local="cells")
 
     def build(self, rank: int) -> Any:
         from torch import nn

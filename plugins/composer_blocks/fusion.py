@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 from composer import Block, Rule, Traits, Type
@@ -22,6 +23,9 @@ class Fusion(Block):
 
     def wanted_layout(self, port: str) -> str:
         return "any" if self.fit == "none" else "map"
+
+    def traits(self) -> Traits:
+        return Traits(local="cells" if self.fit == "none" else "")
 
     def joined(self, rule: Rule, x: Any, skip: Type | None) -> list[Type]:
         """The types to join, their grids checked."""
@@ -64,7 +68,7 @@ class Concat(Fusion):
 
     def traits(self) -> Traits:
         joins: Literal["read", "turned"] = "turned" if self.order == "skip x" else "read"
-        return Traits(concatenates=joins if self.fit == "none" else "", pure=True)
+        return replace(super().traits(), pure=True, concatenates=joins if self.fit == "none" else "")
 
     def build(self, layout: str) -> Any:
         from composer_blocks.modules.fusion import Concat as Module
@@ -86,7 +90,7 @@ class Sum(Fusion):
         return self.result(items, items[0].channels)
 
     def traits(self) -> Traits:
-        return Traits(adds=self.fit == "none", pure=True)
+        return replace(super().traits(), adds=self.fit == "none", pure=True)
 
     def build(self) -> Any:
         from composer_blocks.modules.fusion import Sum as Module
@@ -107,7 +111,7 @@ class Product(Fusion):
         return self.result(items, max(widths))
 
     def traits(self) -> Traits:
-        return Traits(pure=True)
+        return replace(super().traits(), pure=True)
 
     def build(self, layout: str) -> Any:
         from composer_blocks.modules.fusion import Product as Module

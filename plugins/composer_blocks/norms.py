@@ -21,7 +21,7 @@ class LayerNorm(Block):
         return x
 
     def traits(self) -> Traits:
-        return Traits(fresh=True, tokenwise=True, pure=True)
+        return Traits(fresh=True, tokenwise=True, pure=True, local="cells")
 
     def build(self, x: Type) -> Any:
         from torch import nn
@@ -64,7 +64,7 @@ class InstanceNorm(Block):
         return x
 
     def traits(self) -> Traits:
-        return Traits(standardizes=True, fresh=True, pure=True)
+        return Traits(standardizes=True, fresh=True, pure=True, statistics="channel")
 
     def build(self, x: Type, rank: int) -> Any:
         from composer_blocks.modules.norms import INSTANCE
@@ -89,7 +89,7 @@ class GroupNorm(Block):
         return x.channels if self.groups == "channels" else int(self.groups)
 
     def traits(self) -> Traits:
-        return Traits(standardizes=self.groups == "channels", fresh=True, pure=True)
+        return Traits(standardizes=self.groups == "channels", fresh=True, pure=True, statistics="group")
 
     def build(self, x: Type) -> Any:
         from torch import nn

@@ -124,7 +124,7 @@ class Add(Block):
         return x
 
     def traits(self) -> Traits:
-        return Traits(adds=True, fresh=True, tokenwise=True, pure=True)
+        return Traits(adds=True, fresh=True, tokenwise=True, pure=True, local="cells")
 
     def build(self) -> Any:
         import torch
@@ -144,7 +144,7 @@ class DropPath(Block):
         return x
 
     def traits(self) -> Traits:
-        return Traits(tokenwise=True)
+        return Traits(tokenwise=True, local="cells")
 
     def build(self) -> Any:
         from composer_blocks.modules.stages import DropPath as Module

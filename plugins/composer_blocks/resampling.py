@@ -64,6 +64,9 @@ class MaxPool(Pool):
     def infer(self, rule: Rule, x: Type) -> Type:
         return self.pooled(rule, x, self.kernel)
 
+    def traits(self) -> Traits:
+        return Traits(local="window")
+
     def build(self, rank: int) -> Any:
         from composer_blocks.modules.resampling import MAX
 
@@ -91,6 +94,9 @@ class AveragePool(Pool):
         alone = self.stride == "kernel" and not self.padding
         rule.need(alone, "the mean of the whole grid has neither stride nor padding", "BP202")
         return map_(x.channels, (self.bins,) * x.rank) if self.bins else vector(x.channels)
+
+    def traits(self) -> Traits:
+        return Traits(local="window") if self.kernel != "grid" else Traits()
 
     def build(self, rank: int) -> Any:
         from composer_blocks.modules.resampling import ADAPTIVE, AVERAGE, GridMean
@@ -126,7 +132,8 @@ class Resize(Block):
         return x.with_(grid=tuple(n * f for n, f in zip(x.grid, factors, strict=True)))
 
     def traits(self) -> Traits:
-        return Traits(interpolates=True, pure=True)
+        alone = self.scale is not None and not (self.align_corners and self.mode == "linear")
+        return Traits(interpolates=True, pure=True, enlarges=self.scale if alone and self.scale else 0)
 
     def build(self, rank: int) -> Any:
         from composer_blocks.modules.resampling import Resize as Module
@@ -161,6 +168,9 @@ class RepeatChannels(Block):
     def infer(self, rule: Rule, x: Type) -> Type:
         rule.need(self.to % x.channels == 0, f"{x.channels} channels cannot be repeated to {self.to}", "BP401")
         return x.with_(channels=self.to)
+
+    def traits(self) -> Traits:
+        return Traits(local="cells")
 
     def build(self, x: Type) -> Any:
         from composer_blocks.modules.resampling import RepeatChannels as Module
