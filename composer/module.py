@@ -75,8 +75,8 @@ class Network(nn.Module):
         self._fits: dict[tuple[Any, ...], Fit | None] = {}
         self._optional = [k for k, i in enumerate(program.inputs) if i.optional]
         parts: dict[str, Home] = {}
-        self._plans: dict[tuple[bool, ...], _Plan] = {}
-        self._prepared: dict[tuple[bool, ...], _Plan] = {}
+        self._plans: dict[tuple[bool, ...], Plan] = {}
+        self._prepared: dict[tuple[bool, ...], Plan] = {}
         for given, each in {frozenset[str](): program, **program.alternatives}.items():
             parts = {address: home for address, home in parts.items() if not is_move(address)}
             for step in each.steps:
@@ -85,10 +85,10 @@ class Network(nn.Module):
             present = [program.inputs[k].name in given for k in self._optional]
             for training in (False, True):
                 outputs = [o for o in each.outputs if training or not o.training]
-                self._plans[training, *present] = _Plan(each, _live(each, outputs), parts, outputs)
+                self._plans[training, *present] = Plan(each, _live(each, outputs), parts, outputs)
             steps = at_evaluation(each)
             if any(isinstance(s, Prepared) for s in steps):
-                self._prepared[tuple(present)] = _Plan(each, steps, parts, [o for o in each.outputs if not o.training])
+                self._prepared[tuple(present)] = Plan(each, steps, parts, [o for o in each.outputs if not o.training])
 
     def _built(self, step: Step, env: Mapping[str, int]) -> Home:
         """The module of a step, registered under its address."""
@@ -145,7 +145,7 @@ class Network(nn.Module):
                 slots[slot] = fitted.output(slots[slot], grid)
         return plan.delivered(slots)
 
-    def _plan(self, given: Sequence[Tensor | None]) -> _Plan:
+    def _plan(self, given: Sequence[Tensor | None]) -> Plan:
         """The steps for these inputs: prepared ones at evaluation, where nobody records what happens."""
         present = tuple(given[k] is not None for k in self._optional)
         prepared = None if self.training or not self._prepared or recording() else self._prepared.get(present)
@@ -251,6 +251,24 @@ def watch(network: Network, watcher: Callable[[str, Callable[..., Any]], Callabl
             plan.calls[k] = ({"": watcher(plan.addresses[k], home[name])}, "", *rest)
 
 
+def regroup(network: Network, change: Callable[[Plan], None]) -> None:
+    """Change the plans for good. From then on evaluation runs what training does: nothing is prepared for it."""
+    network._prepared.clear()
+    for plan in network._plans.values():
+        change(plan)
+
+
+def uses(network: Network) -> Iterator[tuple[str, Any, list[nn.Parameter]]]:
+    """The address of every step, in training and at evaluation, what it calls, and the parameters of that."""
+    for plan in network._plans.values():
+        for address, (home, name, *_) in zip(plan.addresses, plan.calls, strict=True):
+            call = home[name]
+            if isinstance(call, nn.Module):
+                yield address, call, list(call.parameters())
+            elif isinstance(call, _Held):
+                yield address, call, [call.owner._parameters[call.name]]  # type: ignore[list-item]
+
+
 def values(network: Network, given: Sequence[Tensor | None]) -> dict[int, Any]:
     """Every value that a pass over these inputs computes, by its number in the program: to hold types against reality.
 
@@ -281,7 +299,7 @@ def _free(owner: nn.Module, name: str, address: str) -> None:
         raise BlueprintError(Diagnostic("BP107", text, help=("give the node another name",)))
 
 
-class _Plan:
+class Plan:
     """The steps that some outputs need, as calls on numbered slots."""
 
     def __init__(
@@ -306,15 +324,7 @@ class _Plan:
         slots: list[Any] = [None] * self.size
         for slot, value in zip(self.inputs, given, strict=True):
             slots[slot] = value
-        if not self.segments or not torch.is_grad_enabled():
-            _steps(self.calls, slots)
-            return slots
-        for segment in self.segments:
-            calls = self.calls[segment.start : segment.stop]
-            if segment.again:
-                _checkpointed(calls, segment, slots)
-            else:
-                _steps(calls, slots)
+        perform(self.calls, self.segments, slots)
         return slots
 
     def delivered(self, slots: list[Any]) -> Any:
@@ -355,6 +365,18 @@ class _Parts:
         slots = dict(zip(self.reads, values, strict=True))
         _steps(self.calls, slots)
         return slots[self.target]
+
+
+def perform(calls: Sequence[Call], segments: Sequence[Segment], slots: Any) -> None:
+    """Run calls on slots; while gradients are recorded, segment by segment."""
+    if not segments or not torch.is_grad_enabled():
+        _steps(calls, slots)
+        return
+    for segment in segments:
+        if segment.again:
+            _checkpointed(calls[segment.start : segment.stop], segment, slots)
+        else:
+            _steps(calls[segment.start : segment.stop], slots)
 
 
 def _steps(calls: Sequence[Call], slots: Any) -> None:
@@ -399,8 +421,10 @@ def _checkpointed(calls: Sequence[Call], segment: Segment, slots: list[Any]) -> 
 def _states(module: Any) -> list[Tensor]:
     """Buffers that a module carries from one call to the next: those in its `state_dict`."""
     module = getattr(module, "__wrapped__", module)
-    held = module.state_dict(keep_vars=True).values() if isinstance(module, nn.Module) else ()
-    return [b for b in held if not isinstance(b, nn.Parameter)]
+    inside = module.modules() if isinstance(module, nn.Module) else ()  # `state_dict` would make FSDP give up weights
+    return [
+        b for m in inside for n, b in m._buffers.items() if b is not None and n not in m._non_persistent_buffers_set
+    ]
 
 
 def _rewinding(states: Sequence[Tensor]) -> tuple[nullcontext[None], _Rewound]:
