@@ -39,14 +39,10 @@ graph:
 outputs: {y: head}
 """
 VIT = dict(size=[16, 16], patch=4, dim=16, depth=3, heads=2, hidden=32, classes=3)
-SWIN = dict(size=[32, 32], channels=1, dim=8, depths=[2, 1], heads=[2, 2], window=2, classes=3)
-FINE = dict(
-    size=[16, 32, 32], channels=1, dim=8, depths=[2, 1], heads=[2, 2], windows=[2, 2], levels=2, classes=2,
-    cells=[4, 5], volume=[50, 131, 330],
-)  # fmt: skip
+SWIN = dict(size=[32, 32], channels=1, dim=8, depths=[2, 1], heads=[2, 2], window=2, classes=3, drop_path=0)
 DETR = dict(
     size=[64, 64], depths=[1, 1, 1, 1], stem=4, widths=[4, 8, 8, 8], dim=16, queries=4, layers=2, heads=2, hidden=16,
-    classes=3,
+    classes=3, dropout=0,
 )  # fmt: skip
 CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "vit": ("vit", VIT, {}),

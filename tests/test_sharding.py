@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,10 @@ import devices
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+
+import composer
+from composer.module import regroup
+from composer.sharding import _divide, _patterns, _unit, fitting
 
 LIMIT = 120
 """Seconds after which the processes are ended."""
@@ -57,12 +62,55 @@ def equal(got: Any, case: str) -> None:
         )
 
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.filterwarnings("ignore:torch.distributed is disabled"),  # that is what is meant
-]
+pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")  # that is what is meant
 
 
+def divided(case: str) -> tuple[Any, list[str]]:
+    """A network whose units run as one module each, in one process and not sharded, and their names."""
+    made, how = devices.network(case), devices.CASES[case][2]
+    units, again = (_patterns(how.get(k, ())) for k in ("units", "checkpoint"))
+    found = fitting(made, partial(_unit, units=units, again=again))
+    regroup(made, partial(_divide, units=found, again=again))
+    return made, list(found)
+
+
+@pytest.mark.parametrize("case", devices.CASES)
+def test_a_divided_network_computes_the_same(case: str) -> None:
+    made, units = divided(case)
+    wanted = devices.network(case)
+    assert list(made.state_dict()) == list(wanted.state_dict())
+    equal((devices.stepped(made, devices.batch(case)), devices.gradients(made)), case)
+    assert units
+    called = []
+    for unit in units:
+        made.get_submodule(unit).register_forward_hook(lambda *_, u=unit: called.append(u))
+    with torch.no_grad():
+        made.eval()(*devices.batch(case))
+    assert called == units
+
+
+def test_units_own_their_parameters() -> None:
+    """Weights that copies share, or that somebody tied, belong to the whole."""
+    assert divided("shared weights")[1] == ["blocks.0", "blocks.1"]
+    made = devices.network("vit")
+    assert list(fitting(made, partial(_unit, units=[], again=[]))) == ["blocks.0", "blocks.1", "blocks.2"]
+    made.get_submodule("blocks.1.mlp.fc1").weight = made.get_submodule("blocks.2.mlp.fc1").weight
+    assert list(fitting(made, partial(_unit, units=[], again=[]))) == ["blocks.0"]
+
+
+@pytest.mark.parametrize(
+    ("case", "units", "said"),
+    [
+        ("vit", "block.*", r"`block.\*` names no unit(.|\n)*no such node; did you mean `blocks.*`"),
+        ("shared weights", "rounds.0", "`rounds.0` names no unit(.|\n)*shared with other nodes"),
+    ],
+)
+def test_what_is_no_unit_is_refused(case: str, units: str, said: str) -> None:
+    with pytest.raises(composer.BlueprintError, match=said):
+        composer.parallel(devices.network(case), None, units=units)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("case", devices.CASES)
 def test_losses_and_gradients_are_those_of_one_process(case: str, done: list[dict[str, Any]]) -> None:
     for each in done:
@@ -70,6 +118,7 @@ def test_losses_and_gradients_are_those_of_one_process(case: str, done: list[dic
         equal(each[f"{case}, again"], case)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", devices.CASES)
 def test_evaluation_gives_the_same(case: str, done: list[dict[str, Any]]) -> None:
     with torch.no_grad():
@@ -78,6 +127,7 @@ def test_evaluation_gives_the_same(case: str, done: list[dict[str, Any]]) -> Non
     torch.testing.assert_close(made, wanted, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", devices.CASES)
 def test_each_process_holds_its_share(case: str, done: list[dict[str, Any]]) -> None:
     total = sum(p.numel() for p in devices.network(case).parameters())
@@ -86,6 +136,7 @@ def test_each_process_holds_its_share(case: str, done: list[dict[str, Any]]) -> 
     assert max(held) < 0.7 * total
 
 
+@pytest.mark.slow
 def test_the_plain_wrapper_of_torch_and_meshes_of_two_axes(done: list[dict[str, Any]]) -> None:
     for each in done:
         equal(each["ddp"], "vit")
@@ -93,6 +144,7 @@ def test_the_plain_wrapper_of_torch_and_meshes_of_two_axes(done: list[dict[str, 
         equal(each["replicas (2, 1)"], "vit")
 
 
+@pytest.mark.slow
 def test_checkpoints_go_from_one_process_to_two_and_back(folder: Path, done: list[dict[str, Any]]) -> None:
     wanted = devices.network("vit").state_dict()
     for each in done:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Callable
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import torch
 
 from composer.diagnostics import BlueprintError, Diagnostic
 from composer.exporters.tracing import Traced, causes, quiet, refusal, trace
-from composer.exporters.verifying import remarks
+from composer.exporters.verifying import Runner, remarks
 from composer.exporters.wanting import wanted
 
 LARGEST = 1_800_000_000
@@ -27,6 +29,11 @@ class OnnxExporter:
     def __call__(self, network: Any, path: Path, **options: Any) -> str | None:
         wanted("onnx", "onnxscript")
         traced = trace(network, options["shapes"], options.get("fixed", False))
+        return remarks(network, traced, options, self.written(network, traced, path))
+
+    @staticmethod
+    def written(network: Any, traced: Traced, path: Path) -> Runner:
+        """Write a traced network; what comes back runs the file."""
         _stateless(network, traced)
         made = _translated(network, traced)
         _name_axes(made.model.graph, traced)
@@ -34,7 +41,7 @@ class OnnxExporter:
         held = sum(p.nbytes for p in network.state_dict().values())
         with quiet():
             made.save(str(path), external_data=held > LARGEST)
-        return remarks(network, traced, options, lambda: _runner(path))
+        return partial(_run, cache(lambda: _session(path)))
 
 
 def _stateless(network: Any, traced: Traced) -> None:
@@ -48,19 +55,18 @@ def _stateless(network: Any, traced: Traced) -> None:
         raise BlueprintError(Diagnostic("BP809", text, notes=notes, help=help))
 
 
-def _runner(path: Path) -> Any:
-    """onnxruntime on the file, as a function of its inputs."""
+def _session(path: Path) -> Any:
+    """onnxruntime on a file. Raises `ImportError` where it is not installed."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # it remarks on its own optimizations
     options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
-    def run(inputs: dict[str, torch.Tensor]) -> list[torch.Tensor]:
-        return [torch.from_numpy(y) for y in session.run(None, {n: x.numpy() for n, x in inputs.items()})]
 
-    return run
+def _run(session: Callable[[], Any], inputs: dict[str, torch.Tensor]) -> list[torch.Tensor]:
+    return [torch.from_numpy(y) for y in session().run(None, {n: x.numpy() for n, x in inputs.items()})]
 
 
 def _name_axes(graph: Any, traced: Traced) -> None:

@@ -21,18 +21,14 @@ WITHIN = 1e-3
 differs by 1e-6 to 1e-4, the more the deeper."""
 
 
-def remarks(network: Network, traced: Traced, options: Mapping[str, Any], runner: Callable[[], Runner]) -> str:
+def remarks(network: Network, traced: Traced, options: Mapping[str, Any], run: Runner) -> str:
     """What the user should know of a file that was written: what may be fed to it, how near it is to the network."""
     lines = [traced.remark]
     if options.get("verify", True):
         try:
-            run = runner()
-        except ImportError as missing:
-            lines.append(
-                f"it was not run: {missing.name} is not installed (`pip install 'blueprint-composer[export]'`)"
-            )
-        else:
             lines.append(verified(network, traced.shapes(network, options["shapes"]), run))
+        except ImportError as missing:
+            lines.append(f"it was not run: {missing.name} is not installed (pip install 'blueprint-composer[export]')")
     return "\n".join(filter(None, lines))
 
 
@@ -46,6 +42,8 @@ def verified(network: Network, shapes: Sequence[Mapping[str, tuple[int, ...]]], 
         wanted = evaluated(network, inputs)
         try:
             made = run(inputs)
+        except ImportError:
+            raise
         except Exception as fault:
             said = f"{type(fault).__name__}: {' '.join(str(fault).split())[:200]}"
             text = f"`{network.blueprint.name}` was written, but the file does not run on {_sized(each)}"
