@@ -32,14 +32,53 @@ from composer.registry import Registry
 from composer.swaps import swaps_of
 
 REGISTRY = Registry.discover()
+SWIN_UNET = dict(size=[32, 32], channels=1, dim=8, depths=[2, 1], heads=[2, 2], window=2, classes=3)
+NNFORMER = dict(
+    size=[8, 16, 16], channels=1, dim=8, depths=[2, 1], heads=[2, 2], windows=[2, 2], levels=1, classes=3
+)  # fmt: skip
+TRANSUNET = dict(
+    size=[32, 32], dim=16, hidden=16, heads=2, layers=1, units=[1, 1, 1], width=32, neck=8, decoder=[8, 8, 8, 8]
+)  # fmt: skip
 SMALLER: dict[str, dict[str, Any]] = {
     **HYBRIDS,
+    **{n: dict(size=[16, 16], widths=[4, 8]) for n in ("attention_unet", "attention_unet_monai", "nnunet", "unet")},
+    "cotr": dict(size=[16, 32, 32], widths=[8, 16, 16, 16], blocks=[1, 1, 1], layers=1, hidden=16, heads=2, points=1),
+    "deformable_detr": dict(
+        size=[64, 64], depths=[1, 1, 1, 1], stem=4, widths=[4, 8, 8, 8], dim=32, queries=3, layers=1, heads=2,
+        hidden=16, classes=3,
+    ),
+    "detr": dict(
+        size=[64, 64], depths=[1, 1, 1, 1], stem=4, widths=[4, 8, 8, 8], dim=16, queries=3, layers=1, heads=2,
+        hidden=16, classes=3,
+    ),
+    "glam_nnformer": NNFORMER,
+    "fine": dict(**NNFORMER, cells=[4, 5], volume=[25, 66, 165]),
+    "glam_swin_unet": SWIN_UNET,
+    "glam_unet": dict(size=[16, 16], widths=[4, 8], window=2, heads=2, tokens=2),
+    "mt_transunet": TRANSUNET,
+    "nnformer": NNFORMER,
+    "nnunet_fine": dict(size=[8, 16, 16], widths=[4, 8], heads=2, cells=[2, 2], volume=[8, 32, 32]),
+    "nonlocal_unet": dict(size=[16, 16, 8], widths=[4, 8]),
     "resnet": dict(size=[64, 64], depths=[1, 1, 1, 1], stem=8, widths=[8, 16, 16, 16]),
+    "segformer": dict(
+        size=[32, 32], dims=[8, 16], depths=[1, 1], heads=[1, 2], patches=[7, 3], strides=[4, 2], reduce=[2, 1],
+        ratios=[2, 2], width=8, classes=3,
+    ),
+    "setr": dict(
+        size=[32, 32], patch=8, dim=16, depth=1, heads=2, width=8, inherited=8, classes=3, taps=[]
+    ),
+    "swin": dict(size=[16, 16], patch=2, dim=8, depths=[2, 1], heads=[2, 2], window=2, classes=3),
+    "swin_unet": SWIN_UNET,
+    "swin_unet_hybrid": dict(size=[32, 32], dim=8, depths=[2, 1], heads=[2, 2], window=2, tokens=1),
+    "swin_unetr": dict(size=[16, 16], dim=8, depths=[1, 1], heads=[2, 2], window=2, classes=3),
     "transformer": dict(dim=16, heads=2, hidden=32, encoder_layers=1, decoder_layers=1),
-    "swin_unet": dict(size=[32, 32], channels=1, dim=8, depths=[2, 1], heads=[2, 2], window=2, classes=3),
-    "glam_swin_unet": dict(size=[32, 32], channels=1, dim=8, depths=[2, 1], heads=[2, 2], window=2, classes=3),
-}
-"""Where the small networks of the swap matrix are not small enough, or are none."""
+    "transunet": dict(**TRANSUNET, classes=3),
+    "u_transformer": dict(size=[16, 16], widths=[4, 8], heads=2),
+    "unet3d": dict(size=[8, 8, 8], widths=[4, 8]),
+    "unetr": dict(size=[16, 16], patch=4, dim=16, hidden=16, heads=2, depth=2, taps=[0], width=4, classes=3),
+    "vit": dict(size=[8, 8], patch=4, dim=16, depth=1, heads=2, hidden=16, classes=3),
+}  # fmt: skip
+"""Where the small networks of the swap matrix are none, or not small enough for torch's compilers."""
 SIZES = {"transformer": {"source": (2, 16, 6), "target": (2, 16, 5)}}
 REFUSED: dict[tuple[str, str], tuple[str, str]] = {
     ("fine", "onnx"): ("BP809", "cannot be written as ONNX: it changes"),

@@ -57,7 +57,7 @@ def _stateless(network: Any, traced: Traced) -> None:
 
 def _session(path: Path) -> Any:
     """onnxruntime on a file. Raises `ImportError` where it is not installed."""
-    import onnxruntime
+    import onnxruntime  # type: ignore[import-untyped]
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # it remarks on its own optimizations

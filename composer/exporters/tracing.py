@@ -26,6 +26,7 @@ from torch.export import Dim, ExportedProgram
 
 from composer.diagnostics import BlueprintError, ComposerError, Diagnostic
 from composer.exporters.opening import Opening, openings
+from composer.inference import Program
 from composer.liveness import ids_of
 from composer.module import Network
 
@@ -106,7 +107,7 @@ def _openings(network: Network, shapes: Shapes) -> tuple[dict[str, Opening], str
     axes = [a for a in env if not a.isdigit()]
     if any(i.pad != "error" for i in network.inputs):
         return {}, f"the sizes are fixed: how {network.inputs[0].name} is padded depends on them" if axes else ""
-    program = network.blueprint.infer()
+    program: Program = network.blueprint.infer()  # type: ignore[attr-defined]
     program = program.alternatives.get(
         frozenset(i.name for i in program.inputs if i.optional and i.name in shapes), program
     )
@@ -154,7 +155,7 @@ def _exported(network: Network, shapes: Shapes, open_: Mapping[str, Opening] | N
     if open_:
         steps = [[open_[a].step if a in open_ else 1 for a in i.axes] for i in specs]
         root = _Stated(network, steps)
-    oblivious = torch.fx.experimental._config.patch(backed_size_oblivious=bool(open_))
+    oblivious = torch.fx.experimental._config.patch(backed_size_oblivious=bool(open_))  # type: ignore[attr-defined]
     with quiet(), torch.no_grad(), oblivious:
         return torch.export.export(root, values, dynamic_shapes={"values": how}, strict=False)
 
