@@ -75,8 +75,8 @@ class Network(nn.Module):
         self._fits: dict[tuple[Any, ...], Fit | None] = {}
         self._optional = [k for k, i in enumerate(program.inputs) if i.optional]
         parts: dict[str, Home] = {}
-        self._plans: dict[tuple[bool, ...], Plan] = {}
-        self._prepared: dict[tuple[bool, ...], Plan] = {}
+        self._plans: dict[tuple[bool, ...], _Plan] = {}
+        self._prepared: dict[tuple[bool, ...], _Plan] = {}
         for given, each in {frozenset[str](): program, **program.alternatives}.items():
             parts = {address: home for address, home in parts.items() if not is_move(address)}
             for step in each.steps:
@@ -85,10 +85,10 @@ class Network(nn.Module):
             present = [program.inputs[k].name in given for k in self._optional]
             for training in (False, True):
                 outputs = [o for o in each.outputs if training or not o.training]
-                self._plans[training, *present] = Plan(each, _live(each, outputs), parts, outputs)
+                self._plans[training, *present] = _Plan(each, _live(each, outputs), parts, outputs)
             steps = at_evaluation(each)
             if any(isinstance(s, Prepared) for s in steps):
-                self._prepared[tuple(present)] = Plan(each, steps, parts, [o for o in each.outputs if not o.training])
+                self._prepared[tuple(present)] = _Plan(each, steps, parts, [o for o in each.outputs if not o.training])
 
     def _built(self, step: Step, env: Mapping[str, int]) -> Home:
         """The module of a step, registered under its address."""
@@ -145,7 +145,7 @@ class Network(nn.Module):
                 slots[slot] = fitted.output(slots[slot], grid)
         return plan.delivered(slots)
 
-    def _plan(self, given: Sequence[Tensor | None]) -> Plan:
+    def _plan(self, given: Sequence[Tensor | None]) -> _Plan:
         """The steps for these inputs: prepared ones at evaluation, where nobody records what happens."""
         present = tuple(given[k] is not None for k in self._optional)
         prepared = None if self.training or not self._prepared or recording() else self._prepared.get(present)
@@ -251,7 +251,7 @@ def watch(network: Network, watcher: Callable[[str, Callable[..., Any]], Callabl
             plan.calls[k] = ({"": watcher(plan.addresses[k], home[name])}, "", *rest)
 
 
-def regroup(network: Network, change: Callable[[Plan], None]) -> None:
+def regroup(network: Network, change: Callable[[_Plan], None]) -> None:
     """Change the plans for good. From then on evaluation runs what training does: nothing is prepared for it."""
     network._prepared.clear()
     for plan in network._plans.values():
@@ -299,7 +299,7 @@ def _free(owner: nn.Module, name: str, address: str) -> None:
         raise BlueprintError(Diagnostic("BP107", text, help=("give the node another name",)))
 
 
-class Plan:
+class _Plan:
     """The steps that some outputs need, as calls on numbered slots."""
 
     def __init__(

@@ -25,7 +25,7 @@ from torch.utils._pytree import tree_map_only
 
 from composer.addresses import Pattern
 from composer.diagnostics import BlueprintError, Diagnostic, did_you_mean
-from composer.module import Call, Network, Plan, perform, regroup, uses
+from composer.module import Call, Network, _Plan, perform, regroup, uses
 from composer.segments import Segment, owners, segments
 
 Choice = Callable[[str], str]
@@ -156,7 +156,7 @@ class _Names(Pattern):
         return address in self.names
 
 
-def _divide(plan: Plan, units: Mapping[str, nn.Module], again: Sequence[Pattern]) -> None:
+def _divide(plan: _Plan, units: Mapping[str, nn.Module], again: Sequence[Pattern]) -> None:
     """One call in the place of the steps of each unit that holds several; what is computed again lies inside of it."""
     several = {name: module for name, module in units.items() if type(module) in (nn.Module, Unit)}
     for module in several.values():
