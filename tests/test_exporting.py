@@ -109,6 +109,7 @@ def test_sizes_stay_open_as_the_rules_allow(tmp_path: Path, capsys: pytest.Captu
         equal(network, x, [program(x)])
 
 
+@pytest.mark.slow
 def test_fixed_sizes_and_no_run_where_that_is_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command, _ = built(*CASES[1], tmp_path)
     assert run([*command, "--onnx", str(tmp_path / "net.onnx"), "--fixed", "--no-verify"]) == 0

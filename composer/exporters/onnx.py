@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from composer.diagnostics import BlueprintError, Diagnostic
-from composer.exporters.tracing import Traced, causes, quiet, refusal, trace
+from composer.exporters.tracing import Traced, causes, kept, quiet, refusal, trace
 from composer.exporters.verifying import Runner, remarks
 from composer.exporters.wanting import wanted
 
@@ -46,10 +46,9 @@ class OnnxExporter:
 
 def _stateless(network: Any, traced: Traced) -> None:
     """An ONNX file keeps nothing from one call to the next (BP809)."""
-    kept = sorted(traced.program.graph_signature.buffers_to_mutate.values())
-    if kept:
-        name = kept[0].removeprefix("network.")
-        text = f"`{network.blueprint.name}` cannot be written as ONNX: it changes `{name}` at evaluation"
+    changed = kept(traced.program)
+    if changed:
+        text = f"`{network.blueprint.name}` cannot be written as ONNX: it changes `{changed[0]}` at evaluation"
         notes = ("an ONNX file keeps nothing from one call to the next",)
         help = ("`--torch FILE` keeps it",)
         raise BlueprintError(Diagnostic("BP809", text, notes=notes, help=help))
@@ -80,8 +79,8 @@ def _name_axes(graph: Any, traced: Traced) -> None:
     values = [*graph.inputs, *graph.outputs, *(v for node in graph for v in node.outputs)]
     for value in values:
         for place, size in enumerate(value.shape or ()):
-            if not isinstance(size, int):
-                value.shape[place] = re.sub(r"s\d+", lambda m: said.get(m[0], m[0]), str(size))
+            if isinstance(name := getattr(size, "value", None), str):  # None is a size that nobody knows
+                value.shape[place] = re.sub(r"s\d+", lambda m: said.get(m[0], m[0]), name)
 
 
 def _counted(traced: Traced, axis: str) -> str:

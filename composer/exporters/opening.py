@@ -33,6 +33,11 @@ class Opening:
     def size(self, k: int) -> int:
         return self.step * k
 
+    def other(self, size: int) -> int:
+        """The least member that is not this size, if there is one."""
+        least = self.size(self.first)
+        return least if least != size or self.last == self.first else self.size(self.first + 1)
+
     def __str__(self) -> str:
         """`H = 32·k from 64`."""
         name = self.axis if self.step == 1 else f"{self.axis} = {self.step}·k"

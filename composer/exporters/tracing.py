@@ -53,11 +53,12 @@ class Traced:
         return "; ".join(filter(None, (sizes, self.why, batch)))
 
     def shapes(self, network: Network, asked: Shapes) -> list[Shapes]:
-        """Where a file is tried: one sample of the size that was asked for; where sizes are open, two of the least."""
+        """Where a file is tried: one sample of the size that was asked for, and where sizes are open, two of another."""
         if not self.open_batch:
             return [asked]
-        least = {o.axis: o.size(o.first) for o in self.openings.values()}
-        return [_resized(network, asked, 1, {}), *([_resized(network, asked, 2, least)] if least else [])]
+        asked_for = {a: n for name, axes in self.axes.items() for a, n in zip(axes, asked[name][2:], strict=True)}
+        other = {a: o.other(asked_for[a]) for a, o in self.openings.items()}
+        return [_resized(network, asked, 1, {}), *([_resized(network, asked, 2, other)] if other else [])]
 
 
 def trace(network: Network, shapes: Shapes, fixed: bool = False, guarded: bool = False) -> Traced:
@@ -186,6 +187,21 @@ class _Stated(nn.Module):
         counted = [(n // step, step) for n, step in zip(x.shape[2:], steps, strict=True)]
         parted = x.reshape(*x.shape[:2], *(n for pair in counted for n in pair))
         return parted.reshape(*x.shape[:2], *(count * step for count, step in counted))
+
+
+def kept(program: ExportedProgram) -> list[str]:
+    """The buffers that a program writes to, so that they outlive a call."""
+    buffers = program.graph_signature.inputs_to_buffers
+    found = []
+    for node in program.graph.nodes:
+        schema = getattr(node.target, "_schema", None)
+        for value, said in zip(node.args, schema.arguments if schema else (), strict=False):
+            if said.alias_info is not None and said.alias_info.is_write:
+                while isinstance(value, torch.fx.Node) and value.op == "call_function" and value.args:
+                    value = value.args[0]  # the tensor that this is a view of
+                if isinstance(value, torch.fx.Node) and value.name in buffers:
+                    found.append(buffers[value.name].removeprefix("network."))
+    return list(dict.fromkeys(found))
 
 
 def _output_names(name: str, ids: Any) -> list[str]:

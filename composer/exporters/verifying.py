@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from composer.diagnostics import BlueprintError, Diagnostic
-from composer.exporters.tracing import Traced
+from composer.exporters.tracing import Traced, kept
 from composer.module import Network
 
 Runner = Callable[[dict[str, Tensor]], Sequence[Tensor]]
@@ -26,7 +26,8 @@ def remarks(network: Network, traced: Traced, options: Mapping[str, Any], run: R
     lines = [traced.remark]
     if options.get("verify", True):
         try:
-            lines.append(verified(network, traced.shapes(network, options["shapes"]), run))
+            shapes = traced.shapes(network, options["shapes"])
+            lines.append(verified(network, shapes[:1] if kept(traced.program) else shapes, run))
         except ImportError as missing:
             lines.append(f"it was not run: {missing.name} is not installed (pip install 'blueprint-composer[export]')")
     return "\n".join(filter(None, lines))
