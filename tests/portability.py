@@ -44,7 +44,7 @@ SMALLER: dict[str, dict[str, Any]] = {
     **{n: dict(size=[16, 16], widths=[4, 8]) for n in ("attention_unet", "attention_unet_monai", "nnunet", "unet")},
     "cotr": dict(size=[16, 32, 32], widths=[8, 16, 16, 16], blocks=[1, 1, 1], layers=1, hidden=16, heads=2, points=1),
     "deformable_detr": dict(
-        size=[64, 64], depths=[1, 1, 1, 1], stem=4, widths=[4, 8, 8, 8], dim=32, queries=3, layers=1, heads=2,
+        size=[128, 128], depths=[1, 1, 1, 1], stem=4, widths=[4, 8, 8, 8], dim=32, queries=3, layers=1, heads=2,
         hidden=16, classes=3,
     ),
     "detr": dict(

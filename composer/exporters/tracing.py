@@ -53,7 +53,7 @@ class Traced:
         return "; ".join(filter(None, (sizes, self.why, batch)))
 
     def shapes(self, network: Network, asked: Shapes) -> list[Shapes]:
-        """Where a file is tried: one sample of the size that was asked for, and where sizes are open, two of another."""
+        """Where a file is tried: one sample of the size asked for, and where sizes are open, two of another."""
         if not self.open_batch:
             return [asked]
         asked_for = {a: n for name, axes in self.axes.items() for a, n in zip(axes, asked[name][2:], strict=True)}
