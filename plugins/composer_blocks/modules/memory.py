@@ -59,10 +59,9 @@ class Rows:
         """(B·count, C), and the indices (B, 4)."""
         batch, count = cell.shape[0], table.shape[-2]
         steps = count * torch.arange(batch, device=cell.device)
-        if self.official and batch > 2:
-            steps = 0 * steps
-        elif self.official and table.dim() == 3:
-            steps = steps // count
+        if self.official:
+            many = torch.full((), batch, device=cell.device) > 2  # a tensor: an exported network's batch is open
+            steps = torch.where(many, 0, steps // count if table.dim() == 3 else steps)
         return table.expand(batch, -1, -1).flatten(0, 1), cell.long() + steps[:, None]
 
 
@@ -99,7 +98,7 @@ class Cells(nn.Module):
             shown = torch.zeros_like(self.visits).index_fill(0, cell.flatten(), 1)
             self.visits += shown
         seen = (self.visits >= 1).float()
-        return {"cell": cell.float(), "seen": seen.expand(len(position), -1, -1)}
+        return {"cell": cell.float(), "seen": seen.expand(position.shape[0], -1, -1)}
 
     def _cells(self, position: Tensor, axis: int) -> tuple[Tensor, Tensor]:
         """The cell of the centre along an axis, and its neighbour."""
