@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo test slow lint fuzz scaling bench passes cost parity sizes hybrids clean
+.PHONY: demo test slow lint fuzz scaling bench passes cost parity sizes hybrids portability clean
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
@@ -65,6 +65,10 @@ sizes: .venv/ready
 # Lines and losses of the shipped hybrids.
 hybrids: .venv/ready
 	$(BIN)/python benchmarks/hybrids.py
+
+# Every blueprint, small, in every format: `make portability PORTABILITY=--open` also traces open sizes.
+portability: .venv/ready
+	$(BIN)/python benchmarks/portability.py $(PORTABILITY)
 
 clean:
 	rm -rf .venv demo build dist

@@ -1,5 +1,7 @@
 """Composer: networks of medical imaging as short YAML blueprints. Importing it does not import torch."""
 
+import typing as _typing
+
 from composer.block import Block as Block
 from composer.block import DeclarationError as DeclarationError
 from composer.block import Int as Int
@@ -40,4 +42,16 @@ from composer.types import map_ as map_
 from composer.types import queries as queries
 from composer.types import vector as vector
 
+if _typing.TYPE_CHECKING:
+    from composer.sharding import parallel as parallel
+
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> _typing.Any:
+    """`parallel` needs torch, which is imported when it is asked for."""
+    if name == "parallel":
+        from composer.sharding import parallel
+
+        return parallel
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

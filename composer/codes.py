@@ -813,9 +813,11 @@ _IMAGES = (
         "a network that a format cannot hold",
         """`composer export` traces the network and writes its operations in the terms of another program. Here it met
         one that the format does not have, or a step that depends on the numbers in the image. The message names the
-        node; swap it for another block (`composer export unet --onnx FILE up.*.fuse=fuse.add`). It also comes where
-        a package that the format needs is not installed (`pip install 'blueprint-composer[export]'`), and where the
-        exporter of a plugin fails.""",
+        node; swap it for another block (`composer export unet --onnx FILE up.*.fuse=fuse.add`). An ONNX file keeps
+        nothing from call to call, so a network that counts what it saw (`fine`) goes into a torch program alone. What
+        was written is run beside the network, and a file that gives something else is not kept. The code also comes
+        where a package that the format needs is not installed (`pip install 'blueprint-composer[export]'`), and where
+        the exporter of a plugin fails.""",
     ),
     Code(
         "BP810",

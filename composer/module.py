@@ -363,6 +363,25 @@ def callables(network: Network) -> dict[str, Callable[..., Any]]:
     return {a: home[name] for p in plans for a, (home, name, *_) in zip(p.addresses, p.calls, strict=True)}
 
 
+def regroup(network: Network, change: Callable[[_Plan], None]) -> None:
+    """Change the plans for good. From then on evaluation runs what training does: nothing is prepared for it."""
+    network._prepared.clear()
+    network._trained.clear()
+    for plan in network._plans.values():
+        change(plan)
+
+
+def uses(network: Network) -> Iterator[tuple[str, Any, list[nn.Parameter]]]:
+    """The address of every step, in training and at evaluation, what it calls, and the parameters of that."""
+    for plan in network._plans.values():
+        for address, (home, name, *_) in zip(plan.addresses, plan.calls, strict=True):
+            call = home[name]
+            if isinstance(call, nn.Module):
+                yield address, call, list(call.parameters())
+            elif isinstance(call, _Held):
+                yield address, call, [call.owner._parameters[call.name]]  # type: ignore[list-item]
+
+
 def values(network: Network, given: Sequence[Tensor | None]) -> dict[int, Any]:
     """Every value that a pass over these inputs computes, by its number in the program: to hold types against reality.
 
@@ -424,16 +443,8 @@ class _Plan:
             slots[slot] = value
         if self.stream is not None and not recording() and self.stream.fits(self.calls):
             self.stream.run(self.calls, slots)
-            return slots
-        if not self.segments or not torch.is_grad_enabled():
-            _steps(self.calls, slots)
-            return slots
-        for segment in self.segments:
-            calls = self.calls[segment.start : segment.stop]
-            if segment.again:
-                _checkpointed(calls, segment, slots)
-            else:
-                _steps(calls, slots)
+        else:
+            perform(self.calls, self.segments, slots)
         return slots
 
     def delivered(self, slots: list[Any]) -> Any:
@@ -487,6 +498,18 @@ class _Parts:
         return made[0] if len(made) == 1 else made
 
 
+def perform(calls: Sequence[Call], segments: Sequence[Segment], slots: Any) -> None:
+    """Run calls on slots; while gradients are recorded, segment by segment."""
+    if not segments or not torch.is_grad_enabled():
+        _steps(calls, slots)
+        return
+    for segment in segments:
+        if segment.again:
+            _checkpointed(calls[segment.start : segment.stop], segment, slots)
+        else:
+            _steps(calls[segment.start : segment.stop], slots)
+
+
 def _steps(calls: Sequence[Call], slots: Any) -> None:
     """Run steps on slots, a list or a dictionary of them."""
     at = ""
@@ -529,8 +552,10 @@ def _checkpointed(calls: Sequence[Call], segment: Segment, slots: list[Any]) -> 
 def _states(module: Any) -> list[Tensor]:
     """Buffers that a module carries from one call to the next: those in its `state_dict`."""
     module = getattr(module, "__wrapped__", module)
-    held = module.state_dict(keep_vars=True).values() if isinstance(module, nn.Module) else ()
-    return [b for b in held if not isinstance(b, nn.Parameter)]
+    inside = module.modules() if isinstance(module, nn.Module) else ()  # `state_dict` would make FSDP give up weights
+    return [
+        b for m in inside for n, b in m._buffers.items() if b is not None and n not in m._non_persistent_buffers_set
+    ]
 
 
 def _rewinding(states: Sequence[Tensor]) -> tuple[nullcontext[None], _Rewound]:

@@ -24,8 +24,8 @@ WALK = [
     "causes",
     *"orders onednn kernels standardizing prepared locality sweeps chunking regions".split(),
     *PASSES,
-    *"passes writing document flat locking keymap init fitting segments taps evaluating attention streaming module weights exporters".split(),
-    *"exporters.wanting exporters.tracing exporters.torch exporters.onnx exporters.netron".split(),
+    *"passes writing document flat locking keymap init fitting segments taps evaluating attention streaming module sharding weights exporters".split(),
+    *"exporters.wanting exporters.opening exporters.tracing exporters.verifying exporters.torch exporters.onnx exporters.netron".split(),
     *"figures memory budget storages estimates plans".split(),
     *"cost planning mending compose remedies doctor".split(),
     *"codes scene catalogue".split(),
@@ -141,6 +141,13 @@ PUBLIC = set(
     "PerAxisNatural PluginError Positive Program Rate Reference Registry Replacement Rule Scope Size Slot Traits Type Value ceil_div compose hookimpl load map_ "
     "maximum minimum product queries slot vector".split()
 )
+
+
+def test_what_needs_torch_is_exported_lazily() -> None:
+    assert fresh("import composer, sys; a = 'torch' in sys.modules; composer.parallel; print(a)") == "False"
+    assert fresh("import composer.sharding; from composer import parallel; print(parallel.__name__)") == "parallel"
+    with pytest.raises(AttributeError, match="no attribute 'paralel'"):
+        composer.paralel  # noqa: B018
 
 
 def test_exported_names() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -93,6 +94,49 @@ def test_onnx_is_the_network(name: str, values: dict, size: tuple[int, ...], tmp
         equal(network, x, runs(path, x))
 
 
+def test_sizes_stay_open_as_the_rules_allow(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command, network = built(*CASES[1], tmp_path)
+    assert run([*command, "--onnx", str(tmp_path / "net.onnx"), "--torch", str(tmp_path / "net.pt2")]) == 0
+    out = capsys.readouterr().out
+    assert out.count("the sizes may be H = 4·k from 8, W = 4·k from 8") == 2
+    assert out.count("run beside the network on image (1, 1, 32, 32) and image (2, 1, 8, 8): at most ") == 2
+    shape = onnx.load(tmp_path / "net.onnx").graph.input[0].type.tensor_type.shape.dim
+    assert [d.dim_param or d.dim_value for d in shape] == ["batch", 1, "4*h", "4*w"]
+    program = torch.export.load(tmp_path / "net.pt2").module()
+    for batch, size in ((1, (8, 8)), (2, (12, 20)), (1, (64, 36))):
+        x = fed(network, size, batch)
+        equal(network, x, runs(tmp_path / "net.onnx", x))
+        equal(network, x, [program(x)])
+
+
+@pytest.mark.slow
+def test_fixed_sizes_and_no_run_where_that_is_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command, _ = built(*CASES[1], tmp_path)
+    assert run([*command, "--onnx", str(tmp_path / "net.onnx"), "--fixed", "--no-verify"]) == 0
+    out = capsys.readouterr().out
+    assert "the sizes may be" not in out
+    assert "run beside" not in out
+    shape = onnx.load(tmp_path / "net.onnx").graph.input[0].type.tensor_type.shape.dim
+    assert [d.dim_param or d.dim_value for d in shape] == ["batch", 1, 32, 32]
+
+
+def test_a_file_that_is_another_network_is_refused() -> None:
+    from composer.exporters.verifying import verified
+
+    network = composer.load("unet", size=[16, 16], widths=[4, 8]).build().eval()
+    shapes = [{"image": (1, 1, 16, 16)}]
+    with torch.no_grad():
+        assert "at most 0.0e+00 apart" in verified(network, shapes, lambda x: [network(**x)])
+        wrong = {
+            "gives other results": lambda x: [network(**x) + 1],
+            "gives other shapes": lambda x: [network(**x)[..., 1:]],
+            "does not run on image (1, 1, 16, 16)": lambda x: [network(x)],
+        }
+        for said, runner in wrong.items():
+            with pytest.raises(composer.BlueprintError, match=re.escape(said)):
+                verified(network, shapes, runner)
+
+
 @pytest.mark.parametrize(("name", "values", "size"), [CASES[1], PADDED])
 def test_a_torch_program_is_the_network(name: str, values: dict, size: tuple[int, ...], tmp_path: Path) -> None:
     command, network = built(name, values, size, tmp_path)
@@ -174,6 +218,20 @@ class _Rigid(nn.Module):
     def forward(self, x):
         return x.reshape(int(x.shape[0]), *x.shape[1:]) if int(x.shape[0]) == 1 else x + x.shape[0] * int(x.sum() > 0)
 
+class _Count(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+    def forward(self, x):
+        self.calls += 1
+        return x * self.calls.clone()
+
+class Count(composer.Block):
+    """Keeps something from call to call."""
+    name = "toy.count"
+    shape = "batch dim *grid -> batch dim *grid"
+    def build(self): return _Count()
+
 class Peek(composer.Block):
     """Looks at the numbers."""
     name = "toy.peek"
@@ -204,7 +262,7 @@ def never():
     raise ImportError("no such library")
 
 @composer.hookimpl
-def register_blocks(): return (Peek, Odd, Rigid)
+def register_blocks(): return (Peek, Odd, Rigid, Count)
 
 @composer.hookimpl
 def register_exporters(): return (("names", lambda: names), ("broken", lambda: broken), ("never", never))
@@ -252,6 +310,16 @@ def test_what_a_format_cannot_hold_is_refused_by_node(
     assert len(err.splitlines()) < 9, err
     assert out == ""
     assert left() == []
+
+
+def test_state_is_kept_by_a_torch_program_alone(net: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run([*net, "inner=toy.count", "--onnx", "out.onnx"]) == 1
+    err = capsys.readouterr().err
+    assert "error[BP809]: `net` cannot be written as ONNX: it changes `odd.calls` at evaluation" in err
+    assert "`--torch FILE` keeps it" in err
+    assert left() == []
+    assert run([*net, "inner=toy.count", "--torch", "out.pt2"]) == 0
+    assert "at most" in capsys.readouterr().out
 
 
 def test_a_batch_that_cannot_stay_open_is_said(net: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -34,9 +34,13 @@ def export(
     size: Annotated[
         list[str] | None, typer.Option(help="The size it is made for, such as 224,224; another input's: target=64.")
     ] = None,
+    fixed: Annotated[
+        bool, typer.Option("--fixed", help="Fix the sizes; without, those of the rules stay open.")
+    ] = False,
+    verify: Annotated[bool, typer.Option(help="Run the file once beside the network.")] = True,
     plugin: common.Plugins = None,
 ) -> None:
-    """Write the network in the format of other programs. The batch stays open, the sizes are fixed."""
+    """Write the network in the format of other programs. Batch and sizes stay open as far as the rules allow it."""
     given = {"onnx": onnx, "torch": torch, "netron": netron}
     targets = {name: path for name, path in given.items() if path is not None} | named(format, output)
     known = common.registry(plugin)
@@ -47,7 +51,7 @@ def export(
     loaded, shapes = sized(blueprint, overrides, plugin, size, 1)
     loaded.check(**shapes)
     for name, path in targets.items():
-        write(loaded, shapes, name, exporters[name], path, weights)
+        write(loaded, shapes, name, exporters[name], path, weights, fixed=fixed, verify=verify)
 
 
 def named(format: str | None, output: Path | None) -> dict[str, Path]:
@@ -70,7 +74,13 @@ def exporter(name: str, known: Registry) -> Exporter:
 
 
 def write(
-    loaded: Blueprint, shapes: Shapes, name: str, exporter: Exporter, path: Path, weights: Path | None = None
+    loaded: Blueprint,
+    shapes: Shapes,
+    name: str,
+    exporter: Exporter,
+    path: Path,
+    weights: Path | None = None,
+    **options: Any,
 ) -> None:
     """Write one file, whole or not at all; that it can be written is known before anything is built."""
     from composer.files import whole
@@ -79,7 +89,7 @@ def write(
         bare = getattr(exporter, "structure_only", False)
         network = loaded.build("meta") if bare else loaded.build(weights=weights)
         try:
-            remark = exporter(network.eval(), temporary, shapes=shapes)
+            remark = exporter(network.eval(), temporary, shapes=shapes, **options)
         except ComposerError:
             raise
         except Exception as fault:

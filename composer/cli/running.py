@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from composer.attention_maps import Sight
     from composer.figures import Cost
     from composer.imaging import Volume
+    from composer.inference import Program
     from composer.plans import MemoryPlan
     from composer.remedies import Request
 

@@ -22,8 +22,9 @@ class Exporter(Protocol):
     """Writes a network to a file in one format.
 
     The path is new and private; it is moved to its place when the exporter returns. `options` holds `shapes`, those of
-    the inputs, batch included. What is returned is a remark for the user, if any. An exporter with an attribute
-    `structure_only = True` is handed a network on `meta`, which has shapes and no numbers.
+    the inputs, batch included, and whether the sizes shall be `fixed` and the file be run to `verify` it. What is
+    returned is a remark for the user, if any. An exporter with an attribute `structure_only = True` is handed a network
+    on `meta`, which has shapes and no numbers.
     """
 
     def __call__(self, network: Any, path: Path, **options: Any) -> str | None: ...

@@ -59,10 +59,10 @@ class Rows:
         """(B·count, C), and the indices (B, 4); officially later samples are one cell further on, or not at all."""
         batch, count = cell.shape[0], table.shape[-2]
         steps = count * torch.arange(batch, device=cell.device)
-        if self.official and batch > 2:
-            steps = 0 * steps
-        elif self.official and table.dim() == 3:
-            steps = steps // count * (cell.shape[1] // 4)
+        if self.official:
+            many = torch.full((), batch, device=cell.device) > 2  # a tensor: an exported network's batch is open
+            own = steps // count * (cell.shape[1] // 4) if table.dim() == 3 else steps
+            steps = torch.where(many, 0, own)
         return table.expand(batch, -1, -1).flatten(0, 1), cell.long() + steps[:, None]
 
 
@@ -115,7 +115,7 @@ class Cells(nn.Module):
             seen = seen.repeat_interleave(self.per_cell, 0)
         own = torch.arange(self.per_cell, device=cell.device)
         cell = (cell[..., None] * self.per_cell + own).flatten(1)
-        return {"cell": cell.float(), "seen": seen.expand(len(position), -1, -1)}
+        return {"cell": cell.float(), "seen": seen.expand(position.shape[0], -1, -1)}
 
     def _cells(self, position: Tensor, axis: int) -> tuple[Tensor, Tensor]:
         """The cell of the centre along an axis, and its neighbour."""
