@@ -71,7 +71,7 @@ def _node(place: int, step: AnyStep, module: Any, axis: int, dims: Mapping[int, 
     if local is None:
         return plain
     writes = isinstance(step, Prepared) and "in_place" in step.by
-    heavy = bool(traits.linear) or bool(traits.whole)
+    heavy = bool(traits.linear) or bool(traits.entire)
     fresh = heavy or traits.scales or traits.fresh or writes or bool(traits.statistics) or traits.local == "window"
     return replace(
         plain, rows=by_rows, whole=whole, local=local, norm=traits.statistics, heavy=heavy, fresh=fresh, writes=writes
@@ -93,7 +93,7 @@ def _read(step: AnyStep, traits: Traits) -> tuple[tuple[int, ...], tuple[int, ..
     rows: list[int] = []
     whole: list[int] = []
     for port, value in step.inputs:
-        into = whole if port in traits.whole else rows
+        into = whole if port in traits.entire else rows
         into += value if isinstance(value, tuple) else [value] if value is not None else []
     return tuple(dict.fromkeys(rows)), tuple(dict.fromkeys(whole))
 

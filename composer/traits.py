@@ -49,7 +49,7 @@ class Traits:
     local         which cells of x a cell of y depends on, so that y may be computed in strips (`composer.locality`).
                   cells: the same one, whatever the size of the map, or token. window: those of a pooling module of
                   torch, by its `kernel_size`, `stride` and `padding`. Linear and scaling leaves are local too
-    whole         the ports that every cell of y depends on as a whole, such as keys and values
+    entire        the ports that every cell of y depends on as a whole, such as keys and values
     enlarges      y is x this many times as large, each cell between the two nearest centres of x; per axis or for all
     statistics    y = (x - mean) / sqrt(var + eps) · weight + bias by a module with these attributes, mean and variance
                   over the grid: of each channel, or of each of `num_groups` groups of channels
@@ -73,6 +73,6 @@ class Traits:
     position: Literal["", "code", "angles", "bias"] = ""
     pure: bool = False
     local: Literal["", "cells", "window"] = ""
-    whole: tuple[str, ...] = ()
+    entire: tuple[str, ...] = ()
     enlarges: int | tuple[int, ...] = 0
     statistics: Literal["", "channel", "group"] = ""

@@ -70,7 +70,7 @@ class Attend(Block):
     def traits(self) -> Traits:
         """Each query by itself; `causal` asks where it stands, and a softmax over queries for the others."""
         alone = self.softmax == "keys" and not self.causal
-        return Traits(attends=("q", "k"), local="cells" if alone else "", whole=("k", "v", "mask") if alone else ())
+        return Traits(attends=("q", "k"), local="cells" if alone else "", entire=("k", "v", "mask") if alone else ())
 
     def build(self) -> Any:
         from composer_blocks.modules.attention import Attend as Module
