@@ -91,7 +91,6 @@ class Page:
     def _imports(self, body: str) -> Iterator[str]:
         """Import lines, as isort puts them."""
         every: set[Import] = {*self.sources.imports, *roots_in(body)}
-        every |= {("re", "", "re")} if self.blueprint.init else set()
         yield "from __future__ import annotations"
         for torch in (False, True):
             some = sorted(i for i in every if (i[0].partition(".")[0] == "torch") is torch and i[0] != "__future__")
