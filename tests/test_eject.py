@@ -14,8 +14,10 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
 from teaching import HYBRIDS
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 import composer
 from composer.addresses import Pattern
@@ -33,6 +35,7 @@ from composer.inference import is_move
 from composer.init import FILLS, Rule
 from composer.module import build
 from composer.swaps import swaps_of
+from composer.testing import blueprints
 from composer.usage import walk
 
 TINY = swaps_of(composer.Registry.discover())["tiny"]
@@ -265,6 +268,24 @@ def ejected(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def test_an_ejected_network_is_the_network(ejectable: str, ejected: dict[str, tuple[str, Path]]) -> None:
     """Keys, and results bit for bit, in evaluation and in training under one seed, with optional inputs and without."""
     assert ejected[ejectable][0] == "equal"
+
+
+@pytest.mark.slow
+@settings(max_examples=40, deadline=None)
+@given(blueprints())
+def test_random_compositions_are_ejected_too(blueprint: composer.Blueprint) -> None:
+    names: dict[str, Any] = {"__name__": "ejected"}
+    exec(compile(eject(blueprint), "ejected", "exec"), names)
+    mine = [v for v in names.values() if isinstance(v, type) and v.__module__ == "ejected"][-1]().eval()
+    program = blueprint.optimized("all")
+    network = build(program).eval()
+    mine.load_state_dict(network.state_dict())
+    inputs = inputs_of(program, optional=False)
+    with torch.no_grad():
+        made, wanted = tree_leaves(mine(**inputs)), tree_leaves(network(**inputs))
+    assert len(made) == len(wanted)
+    for one, other in zip(made, wanted, strict=True):
+        assert one is other is None or torch.equal(one.nan_to_num(), other.nan_to_num())
 
 
 def test_every_shipped_network_is_among_them() -> None:
