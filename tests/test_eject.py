@@ -502,8 +502,9 @@ def test_the_command_writes_a_file_or_the_text(tmp_path: Path, capsys: pytest.Ca
     assert run(["eject", "vit", *words, "-o", str(path)]) == 0
     assert "its network is the class Vit" in capsys.readouterr().out
     assert path.read_text() == vit
-    assert run(["eject", "vit", *words]) == 0
-    assert capsys.readouterr().out == vit
+    for to_stdout in ([], ["-o", "-"]):
+        assert run(["eject", "vit", *words, *to_stdout]) == 0
+        assert capsys.readouterr().out == vit
     assert [p.name for p in tmp_path.iterdir()] == ["net.py"]
 
 

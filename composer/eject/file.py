@@ -31,7 +31,8 @@ INITIALIZED = "A new network is initialized as the blueprint says; what it does 
 
 LICENCE = """Licensed under the Apache License, Version 2.0 (the "License"); you may not use this file except in
 compliance with the License. You may obtain a copy of the License at http://www.apache.org/licenses/LICENSE-2.0. It is
-distributed on an "AS IS" BASIS, WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied."""
+distributed on an "AS IS" BASIS, WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. What is taken
+from other packages than Composer's, each named above its definitions, keeps the licence of its authors."""
 
 
 class Page:
