@@ -14,8 +14,10 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
 from teaching import HYBRIDS
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 import composer
 from composer.addresses import Pattern
@@ -33,6 +35,7 @@ from composer.inference import is_move
 from composer.init import FILLS, Rule
 from composer.module import build
 from composer.swaps import swaps_of
+from composer.testing import blueprints
 from composer.usage import walk
 
 TINY = swaps_of(composer.Registry.discover())["tiny"]
@@ -267,6 +270,24 @@ def test_an_ejected_network_is_the_network(ejectable: str, ejected: dict[str, tu
     assert ejected[ejectable][0] == "equal"
 
 
+@pytest.mark.slow
+@settings(max_examples=40, deadline=None)
+@given(blueprints())
+def test_random_compositions_are_ejected_too(blueprint: composer.Blueprint) -> None:
+    names: dict[str, Any] = {"__name__": "ejected"}
+    exec(compile(eject(blueprint), "ejected", "exec"), names)
+    mine = [v for v in names.values() if isinstance(v, type) and v.__module__ == "ejected"][-1]().eval()
+    program = blueprint.optimized("all")
+    network = build(program).eval()
+    mine.load_state_dict(network.state_dict())
+    inputs = inputs_of(program, optional=False)
+    with torch.no_grad():
+        made, wanted = tree_leaves(mine(**inputs)), tree_leaves(network(**inputs))
+    assert len(made) == len(wanted)
+    for one, other in zip(made, wanted, strict=True):
+        assert one is other is None or torch.equal(one.nan_to_num(), other.nan_to_num())
+
+
 def test_every_shipped_network_is_among_them() -> None:
     fragments = {n for n in shipped() if "." in n}
     assert {n.partition(":")[0] for n, _ in SMALL} == set(shipped()) - fragments
@@ -481,8 +502,9 @@ def test_the_command_writes_a_file_or_the_text(tmp_path: Path, capsys: pytest.Ca
     assert run(["eject", "vit", *words, "-o", str(path)]) == 0
     assert "its network is the class Vit" in capsys.readouterr().out
     assert path.read_text() == vit
-    assert run(["eject", "vit", *words]) == 0
-    assert capsys.readouterr().out == vit
+    for to_stdout in ([], ["-o", "-"]):
+        assert run(["eject", "vit", *words, *to_stdout]) == 0
+        assert capsys.readouterr().out == vit
     assert [p.name for p in tmp_path.iterdir()] == ["net.py"]
 
 

@@ -19,10 +19,13 @@ def add_to(app: typer.Typer) -> None:
 def eject(
     blueprint: common.Name,
     overrides: common.Overrides = None,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="A .py file; to stdout without it.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="A .py file; to stdout without it, or with -.")
+    ] = None,
     plugin: common.Plugins = None,
 ) -> None:
     """Write the network as one readable Python file that needs torch alone; weights keep their names."""
+    output = None if output == Path("-") else output
     if output is not None:
         refuse(output)
     loaded = common.load(blueprint, overrides, plugin)

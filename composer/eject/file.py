@@ -31,7 +31,8 @@ INITIALIZED = "A new network is initialized as the blueprint says; what it does 
 
 LICENCE = """Licensed under the Apache License, Version 2.0 (the "License"); you may not use this file except in
 compliance with the License. You may obtain a copy of the License at http://www.apache.org/licenses/LICENSE-2.0. It is
-distributed on an "AS IS" BASIS, WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied."""
+distributed on an "AS IS" BASIS, WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. What is taken
+from other packages than Composer's, each named above its definitions, keeps the licence of its authors."""
 
 
 class Page:
@@ -91,7 +92,6 @@ class Page:
     def _imports(self, body: str) -> Iterator[str]:
         """Import lines, as isort puts them."""
         every: set[Import] = {*self.sources.imports, *roots_in(body)}
-        every |= {("re", "", "re")} if self.blueprint.init else set()
         yield "from __future__ import annotations"
         for torch in (False, True):
             some = sorted(i for i in every if (i[0].partition(".")[0] == "torch") is torch and i[0] != "__future__")

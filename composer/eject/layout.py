@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -47,7 +48,7 @@ def laid(before: str, text: Text, after: str = "", indent: int = 0, comma: bool 
     if len(line) <= WIDTH or isinstance(text, str) or not text.items:
         return [line]
     inside = f"{' ' * (indent + 4)}{', '.join(map(str, text.items))}"
-    if len(inside) <= WIDTH:
+    if len(inside) <= WIDTH and re.search(r"\w\($", text.head):  # of what is no call, each item has its line
         body = [inside]
     else:
         body = [
@@ -84,7 +85,5 @@ def docstring(paragraphs: Iterable[str | Sequence[str]], indent: int = 0) -> lis
     space = " " * indent
     if len(lines) == 1 and len(lines[0]) + indent + 6 <= WIDTH and not lines[0].endswith('"'):
         return [f'{space}"""{lines[0]}"""']
-    if len(lines[0]) + indent + 3 > WIDTH:
-        head = textwrap.wrap(lines[0], WIDTH - indent - 3)
-        lines[:1] = head
+    lines[:1] = textwrap.wrap(lines[0], WIDTH - indent - 8, break_long_words=False)  # a quote behind would not fit
     return [f'{space}"""{lines[0]}', *(f"{space}{line}".rstrip() for line in lines[1:]), f'{space}"""']

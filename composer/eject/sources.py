@@ -32,7 +32,16 @@ ROOTS: tuple[tuple[str, Any], ...] = (
 )
 """Where names of torch are looked for, and how they are said."""
 
-IMPORTS = {"nn": ("torch", "nn"), "torch": ("torch", ""), "functional": ("torch.nn", "functional")}
+IMPORTS = {
+    "nn": ("torch", "nn"),
+    "torch": ("torch", ""),
+    "functional": ("torch.nn", "functional"),
+    "Tensor": ("torch", "Tensor"),
+    "Any": ("typing", "Any"),
+    "partial": ("functools", "partial"),
+    "re": ("re", ""),
+}
+"""The names that an ejected file uses itself."""
 ALLOWED = frozenset(sys.stdlib_module_names | {"torch"})
 """What an ejected file may import."""
 
@@ -111,8 +120,7 @@ class Sources:
     def take(self, thing: Any) -> None:
         """Take a class or function along, with what it needs. Raises `UnsaidError`."""
         if _of_torch(thing) is not None or isinstance(thing, torch.dtype):
-            self.imports.update(_roots(self.said(thing)))
-            return
+            return  # by a root, which is imported where the text has it
         name, module = getattr(thing, "__qualname__", "?"), getattr(thing, "__module__", None)
         top = name.partition(".")[0]
         if module == "builtins":
@@ -172,7 +180,7 @@ class Sources:
 
     def settle(self) -> set[str]:
         """Give every definition its name in the file; the names that are taken."""
-        names = {i[2] for i in self.imports} | set(IMPORTS) | {"Tensor"}
+        names = {i[2] for i in self.imports} | set(IMPORTS)
         self._agree()
         owners: dict[str, list[str]] = {}
         for module, file in self.files.items():
@@ -270,18 +278,10 @@ def _of_torch(thing: Any) -> str | None:
     return None if root is None else f"{root}.{name}"
 
 
-def _roots(said: str) -> Iterator[Import]:
-    root = said.partition(".")[0]
-    yield (*IMPORTS[root], root)
-
-
 def roots_in(text: str) -> Iterator[Import]:
-    """The imports that a text needs, by the names of torch in it."""
-    for root, (module, name) in IMPORTS.items():
-        if re.search(rf"(?<![\w.]){root}\.", text):
-            yield module, name, root
-    if re.search(r"\bTensor\b", text):
-        yield "torch", "Tensor", "Tensor"
+    """The imports of common names that a text uses."""
+    used = {node.id for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name)}
+    yield from ((*origin, name) for name, origin in IMPORTS.items() if name in used)
 
 
 def _distribution(file: File) -> set[str]:
