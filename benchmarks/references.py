@@ -35,7 +35,7 @@ NETWORKS: dict[str, tuple[str, tuple[str, ...], dict[str, tuple[int, ...]]]] = {
     "swin_unetr": ("swin_unetr:f24", ("size=[64,64,64]",), {"image": (1, 1, 64, 64, 64)}),
     "vnet": ("vnet", ("size=[64,64,32]",), {"image": (1, 1, 64, 64, 32)}),
     "attention_unet_monai": ("attention_unet_monai", ("size=[96,96,96]",), {"image": (1, 1, 96, 96, 96)}),
-    "unet": ("unet", ("size=[224,224]",), {"image": (1, 1, 224, 224)}),
+    "unet": ("unet", ("size=[224,224]", "widths=[32,32,64,128,256]"), {"image": (1, 1, 224, 224)}),
 }
 """Published networks, volumes at sizes that two cores compute in a second."""
 

@@ -106,7 +106,7 @@ class Blueprint(stage.Blueprint):
 
     @cached_property
     def _inferred(self) -> Program:
-        """Computed once: checking, weighing and building a network ask for the same value."""
+        """Computed once, or all mistakes: checking, weighing and building a network ask for the same value."""
         program, mistakes = self._attempted()
         if program is None or mistakes:
             raise faults.error(mistakes, self.registry)

@@ -515,8 +515,8 @@ def _steps(calls: Sequence[Call], slots: Any) -> None:
     at = ""
     try:
         for home, name, plain, reads, named, target, dead, at in calls:  # noqa: B007 - `at` is for the note
-            if plain:
-                made = home[name](*map(slots.__getitem__, reads))
+            if plain:  # most steps read one value, and unpacking it costs as much as the rest of this loop
+                made = home[name](slots[reads[0]]) if len(reads) == 1 else home[name](*map(slots.__getitem__, reads))
             else:
                 made = home[name](*_gathered(reads, slots), **{k: _gathered(v, slots) for k, v in named})
             if type(target) is int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 from composer import Reference
@@ -55,6 +56,8 @@ def unet(v: Values) -> Any:
     if len(v["widths"]) != 5:
         raise ValueError(f"it has five levels, here are {len(v['widths'])}")
     widths = tuple(v["widths"])
+    if widths[0] != widths[1] or any(2 * a != b for a, b in pairwise(widths[1:])):
+        raise ValueError("its widths double from the second level on, as in widths=[32,32,64,128,256]")
     return BasicUNet(
         len(v["size"]), v["channels"], v["classes"], (*widths, widths[0]), act=named(v["act"], ACTS, "activation"),
         norm=norm(v["norm"]), bias=True,
