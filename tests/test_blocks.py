@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from composer_blocks.modules import attention
 from torch import Tensor, nn
 
 import composer
@@ -290,6 +291,29 @@ def test_window_attention_equals_a_loop(case: str, tmp_path: Path) -> None:
                 roll_first,
             )
             close(ours[k], slow)
+
+
+def test_weights_that_would_be_denormal_are_zero_and_nothing_else_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mask of -100 makes weights of exp(-100), with which a CPU multiplies slowly; one that overcomes it stays."""
+    scores = torch.tensor([[0.0, -100.0, -86.9, -87.1], [2.0, -98.0, 0.0, -200.0], [5.0, -95.0, 1.0, 95.0]])
+    kept, tiny = attention._without_denormals(scores.clone()).softmax(-1), torch.finfo(torch.float32).tiny
+    assert not ((kept > 0) & (kept < tiny)).any()
+    torch.testing.assert_close(kept, scores.softmax(-1), atol=2 * tiny, rtol=0)
+    assert (kept > 0).int().tolist() == [[1, 0, 1, 0], [1, 0, 1, 0], [0, 0, 0, 1]]
+    module = attention.WindowAttention(
+        4, 4, (4, 4), window=(2, 2), shift=(1, 1), heads=2, pad=False, pad_first=True, mask=-100.0, dropout=0.0,
+        project_query=True, qkv_bias=True, scale="head",
+    )  # fmt: skip
+    found = []
+    for change in (attention._without_denormals, lambda scores: scores):
+        monkeypatch.setattr(attention, "_without_denormals", change)
+        x = noise(2, 4, 4, 4).float().requires_grad_()
+        module.zero_grad()
+        y = module(x)
+        y.square().sum().backward()
+        found.append([y.detach(), x.grad, *(p.grad.clone() for p in module.parameters())])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, atol=0, rtol=1e-6)
 
 
 @pytest.mark.parametrize(

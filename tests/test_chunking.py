@@ -19,6 +19,12 @@ from composer.liveness import ids_of
 from composer.module import Network
 from composer.prepared import at_evaluation, fired
 
+
+@pytest.fixture(autouse=True)
+def _small_ones_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("composer.passes.chunks.WORTH", 0)
+
+
 BLOCK = """
 blueprint: 1
 name: windowed
