@@ -37,15 +37,15 @@ def child(options: argparse.Namespace) -> None:
     if options.memory:
         print(network.memory_plan, file=sys.stderr, flush=True)
     image = torch.randn(1, 1, *options.size, generator=torch.Generator().manual_seed(1))
-    before, start = resident(), time.perf_counter()
+    before, start, worked = resident(), time.perf_counter(), time.process_time()
     with torch.inference_mode():
         logits = network(image)
-    took, peak = time.perf_counter() - start, resident()
+    took, worked, peak = time.perf_counter() - start, time.process_time() - worked, resident()
     torch.save(logits[:, :, ::4, ::4, ::4].clone(), options.child)
     plan = network.memory_plan
     predicted = plan.after.peak.bytes if plan else blueprint.cost(flops=False).peak.bytes
     flops = plan.after.flops if plan else blueprint.cost().flops
-    print(json.dumps(dict(took=took, before=before, peak=peak, predicted=predicted, flops=flops)))
+    print(json.dumps(dict(took=took, worked=worked, before=before, peak=peak, predicted=predicted, flops=flops)))
 
 
 def run(options: argparse.Namespace, memory: str | None, output: Path) -> dict[str, Any]:
@@ -58,8 +58,10 @@ def run(options: argparse.Namespace, memory: str | None, output: Path) -> dict[s
     print(f"\n{options.name} at {' x '.join(map(str, options.size))}, {said}, {options.threads} threads")
     print(f"  predicted peak       {size(found['predicted'])}")
     print(f"  resident memory      {size(found['peak'])} at most, {size(found['before'])} of it before the pass")
-    rate = found["flops"] / found["took"]
-    print(f"  time                 {found['took']:.0f} s, {rate / 1e9:.0f} GFLOP/s", flush=True)
+    rate = found["flops"] / found["worked"] / 1e9
+    print(
+        f"  time                 {found['took']:.0f} s, {found['worked']:.0f} s of processors, each {rate:.0f} GFLOP/s"
+    )
     return found
 
 

@@ -51,14 +51,14 @@ def planned(program: Program, shapes: Shapes, budget: int, *, training: bool = F
     return search.checkpointed() if training else search.streamed()
 
 
-def refused(plan: MemoryPlan, help: Sequence[str], way: str) -> BlueprintError:
+def refused(plan: MemoryPlan, help: Sequence[str], way: str, *notes: str) -> BlueprintError:
     """BP706: even the best plan needs more."""
     what = f"{'training' if plan.before.training else 'running'} `{plan.before.name}`"
     peaks = [size(c.peak.bytes) for c in (plan.before, plan.after)]
     best = f"the best plan needs {peaks[1]}, without one it is {peaks[0]}"
     needs = best if plan.chosen else f"it needs {peaks[0]}, and no plan needs less"
     text = f"{what} does not fit into {size(plan.budget)}: {needs}"
-    return BlueprintError(Diagnostic("BP706", text, notes=tuple(worst(plan)), help=(*help, way)))
+    return BlueprintError(Diagnostic("BP706", text, notes=(*notes, *worst(plan)), help=(*help, way)))
 
 
 def extents_of(

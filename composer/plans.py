@@ -77,14 +77,14 @@ class MemoryPlan:
 
 
 def _said(sweep: Sweep, nodes: tuple[Node, ...], by_value: Mapping[int, Node], rows: Mapping[int, int]) -> str:
-    """One sweep: `down.0.convs.1   32 strips of 16 rows, with down.0.convs.0.norm inside, over down.0.convs.0`."""
+    """One sweep: `down.0.convs.1   32 strips of 16 of 512 rows; written over down.0.convs.0`."""
     goal = nodes[sweep.norm].address if sweep.norm >= 0 else by_value[sweep.value].address
     inside = [nodes[p].address for p in sweep.places if nodes[p].address != goal]
     length = rows[sweep.value]
     count = -(-length // sweep.height)
     words = [f"{count} strip{'s' * (count > 1)} of {sweep.height} of {length} rows"]
     words += ["statistics only"] if sweep.norm >= 0 else []
-    words += [f"written over {by_value[sweep.over].address}"] if sweep.over >= 0 else []
+    words += [f"written over {by_value[sweep.over].address}"] if sweep.over >= 0 and count > 1 else []
     words += [f"computed inside: {_listed(inside)}"] if inside else []
     return f"{goal}   {'; '.join(words)}"
 

@@ -48,7 +48,7 @@ def maps(draw: Any, rank: int, most: int) -> Tensor:
 NUMBERS = st.integers
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_a_convolution_of_strips(data: st.DataObject) -> None:
     rank = data.draw(NUMBERS(1, 3))
@@ -71,7 +71,7 @@ def test_a_convolution_of_strips(data: st.DataObject) -> None:
     holds(module, GRID, x, axis, data.draw(NUMBERS(1, 6)))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_a_transposed_convolution_of_strips(data: st.DataObject) -> None:
     rank = data.draw(NUMBERS(1, 3))
@@ -86,7 +86,7 @@ def test_a_transposed_convolution_of_strips(data: st.DataObject) -> None:
     holds(module, GRID, x, axis, data.draw(NUMBERS(1, 6)))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_pools_of_strips(data: st.DataObject) -> None:
     rank = data.draw(NUMBERS(1, 3))
@@ -104,7 +104,7 @@ def test_pools_of_strips(data: st.DataObject) -> None:
     holds(pools[rank](kernel, stride, padding), WINDOW, x, data.draw(NUMBERS(0, rank - 1)), data.draw(NUMBERS(1, 5)))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(NUMBERS(1, 9), NUMBERS(1, 4), st.sampled_from(["nearest", "bilinear"]), NUMBERS(1, 7))
 def test_a_map_enlarged_in_strips(n: int, factor: int, mode: str, height: int) -> None:
     module = nn.Upsample(scale_factor=factor, mode=mode)

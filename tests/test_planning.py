@@ -176,25 +176,26 @@ def test_cost_prints_the_plan(capsys: pytest.CaptureFixture[str]) -> None:
     assert {tuple(r["shape"]) for r in found["rows"]} >= {(1, 4, 32, 16)}
 
 
-def test_run_keeps_to_the_memory(
-    unet: composer.Blueprint, peak: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    around = imaging.buffers((24, 16, 16), 1, 2, (24, 16, 16))[1]
-    image = tmp_path / "image.nii.gz"
-    data = np.random.default_rng(0).normal(size=(24, 16, 16)).astype(np.float32)
+def test_run_keeps_to_the_memory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shape, image, weights = (8, 8, 8), tmp_path / "image.nii.gz", tmp_path / "w.pt"
+    net = composer.load("unet:volume", size=list(shape), widths=[4, 8])
+    peak = net.cost(flops=False).peak.bytes
+    around = imaging.buffers(shape, 1, 2, shape)[1]
+    data = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     nibabel.save(nibabel.Nifti1Image(data, np.eye(4)), image)
-    weights = tmp_path / "w.pt"
-    torch.save(unet.build().state_dict(), weights)
+    torch.save(net.build().state_dict(), weights)
     labels = []
-    for more in ([], ["--memory", str(peak * 2 // 3 + around)]):
+    for more in ([], ["--memory", str(peak * 19 // 20 + around)]):
         out = tmp_path / f"out{len(more)}.nii.gz"
-        words = ["run", "unet:volume", str(image), "size=[24,16,16]", "widths=[4,8,16]", "-o", str(out)]
+        words = ["run", "unet:volume", str(image), "size=[8,8,8]", "widths=[4,8]", "-o", str(out)]
         assert run([*words, "--weights", str(weights), *more]) == 0
         labels.append(np.asarray(nibabel.load(out).dataobj))
     assert "sweeps along axis" in capsys.readouterr().out
     assert (labels[0] == labels[1]).mean() > 0.999
     assert run([*words, "--memory", "1kB"]) == 1
-    assert "error[BP706]: running `unet:volume` does not fit into " in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "error[BP706]: running `unet:volume` does not fit into " in said
+    assert f"`--memory 1kB` less {size(around)} for the image and the sums of its windows" in said
 
 
 def test_train_keeps_to_the_memory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

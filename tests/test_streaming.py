@@ -93,7 +93,7 @@ def layers(draw: Any) -> dict[str, Any]:
     return {"use": "pool.max", "kernel": 2, "stride": draw(st.integers(1, 2)), "padding": draw(st.integers(0, 1))}
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.data())
 def test_a_chain_in_strips(data: st.DataObject) -> None:
     size = data.draw(st.sampled_from([(13, 6), (6, 13), (16, 9), (11, 4, 5), (6, 9, 4)]))
@@ -119,7 +119,7 @@ def volume() -> tuple[composer.Blueprint, Network]:
     return blueprint, exact(blueprint)
 
 
-@pytest.mark.parametrize("strip", [1, 1500, 6000, 10**9])
+@pytest.mark.parametrize("strip", [1500, 6000])
 @pytest.mark.parametrize(("once", "again"), [(0, 0), (1, 0), (1, 0.5), (1, 1)])
 def test_a_unet_with_skips(volume: tuple[composer.Blueprint, Network], strip: int, once: float, again: float) -> None:
     blueprint, network = volume

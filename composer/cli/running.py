@@ -281,11 +281,13 @@ class Room:
 
     def _unplanned(self, plan: MemoryPlan, reload: Callable[[list[str]], Blueprint] | None = None) -> BlueprintError:
         """The memory that was asked for is too little for any plan."""
-        from composer import planning, remedies
+        from composer import figures, planning, remedies
 
         resized = ("size=[{}]", lambda to: reload([f"size=[{','.join(map(str, to))}]"])) if reload else None
         help = remedies.ways(self.request, lambda c: c.peak.bytes, lambda c: c.peak.bytes <= plan.budget, resized)
-        return planning.refused(plan, help, "or run by the best plan: `--force`")
+        around = figures.size(self.buffers[1])
+        note = f"`--memory {self.memory}` less {around} for the image and the sums of its windows" if self.here else ""
+        return planning.refused(plan, help, "or run by the best plan: `--force`", *filter(None, [note]))
 
 
 def usable(device: str) -> Any:
