@@ -9,13 +9,15 @@ BIN := .venv/bin
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,test,lint]'
 	touch $@
 
-# The main job on a real brain: tissue of the MNI152 template, which the package nilearn ships.
+# The main job on a real brain: tissue of the MNI152 template, which the package nilearn ships; and two small networks
+# that learn its lobes, side by side, which takes two cores some minutes.
 demo: .venv/ready
 	@mkdir -p demo
 	$(BIN)/composer show unet:demo
 	$(BIN)/composer show swin_unet --svg demo/swin_unet.svg
 	$(BIN)/composer run unet:demo "$$($(BIN)/python benchmarks/template.py)" -o demo/tissue.nii.gz \
 		--weights blueprints/weights/unet_demo.safetensors size=[96,96,96] --overlap 0.25 --names 'grey matter,white matter'
+	$(BIN)/python benchmarks/demo.py demo
 	@echo
 	@echo "The picture: demo/tissue.png   the label map: demo/tissue.nii.gz   the network's figure: demo/swin_unet.svg"
 

@@ -21,6 +21,7 @@ from functools import partial
 from pathlib import Path
 
 from composer.compose import Blueprint
+from composer.diagnostics import ComposerError
 from composer.registry import Registry
 from composer.testing import disagreements, mutated, told
 from composer.testing.composing import Setting, composed, genes
@@ -29,7 +30,7 @@ from composer.writing import dump
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "blueprints").glob("*.yaml"))
 SLOW = 2.0
-"""Seconds of processor time that no check may take."""
+"""Seconds of processor time that no check of 10,000 nodes may take; of more, in proportion."""
 
 
 @dataclass
@@ -84,7 +85,17 @@ def _timed(found: Found, loaded: Callable[[], Blueprint]) -> str:
     said = told(loaded)
     seconds = time.process_time() - start
     found.longest = max(found.longest, seconds)
-    return f"FAILS after {seconds:.1f} s" if seconds > SLOW else said
+    slow = seconds > SLOW and seconds > SLOW * _nodes(loaded) / 10_000
+    return f"FAILS after {seconds:.1f} s" if slow else said
+
+
+def _nodes(loaded: Callable[[], Blueprint]) -> int:
+    """Nodes of a file, its repeated ones counted each, as far as it can be linked."""
+    try:
+        program, _ = loaded().attempt()
+    except ComposerError:
+        return 0
+    return len(program.graph.specs) if program else 0
 
 
 def some(kind: str, seeds: range) -> Found:

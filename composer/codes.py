@@ -791,6 +791,60 @@ _IMAGES = (
         a package that the format needs is not installed (`pip install 'blueprint-composer[export]'`), and where the
         exporter of a plugin fails.""",
     ),
+    Code(
+        "BP820",
+        "a list of cases that cannot be used",
+        """Training reads its images from a list: a `dataset.json` of the Medical Segmentation Decathlon or of nnU-Net,
+        a YAML file with `labels` and `cases`, or pairs of files on the command line. Here the list cannot be read,
+        names files or cases that there are not, or numbers its classes with a gap. Paths are relative to the list.""",
+    ),
+    Code(
+        "BP821",
+        "files of a case that do not belong together",
+        """The label map of a case, and every further channel, must lie on the grid of its image: as many voxels, at
+        the same places by their affines; and there must be as many channels and classes as the network has. The
+        message says by how much they differ. Resample one file onto the grid of the other.""",
+    ),
+    Code(
+        "BP822",
+        "a label that is no class",
+        """A label map holds whole numbers from 0, the background, to the number of classes less one. The message lists
+        the values that are none, and how many voxels have them. Give the network more `classes`, or map the values.""",
+    ),
+    Code(
+        "BP823",
+        "nothing to learn from",
+        """No image for training shows a class, or none shows any: the network would learn that it never occurs. The
+        message counts the voxels of every class. Move a case that shows it into the training part, or leave the class
+        out.""",
+    ),
+    Code(
+        "BP824",
+        "a patch larger than an image",
+        """Training cuts patches out of the images, and an image is smaller than the patch that was asked for. Give a
+        smaller `size`; `composer sizes NAME` lists the valid ones. With `--pad` small images are continued by
+        reflection.""",
+    ),
+    Code(
+        "BP825",
+        "the folder of another run",
+        """A run goes on in its folder only with the same blueprint, data and recipe: anything else would be a network
+        that nobody can train again. The message lists what differs. Name a new folder with `--out`. It also comes where
+        a folder holds other files, or where the checkpoint in it is damaged.""",
+    ),
+    Code(
+        "BP826",
+        "a recipe that cannot be followed",
+        """A recipe is how a network learns: `source: {training: …}` of the blueprint, and above it what the command
+        line says. Here it names something that there is not, or a value out of range, or it needs what the network or
+        the installation does not have.""",
+    ),
+    Code(
+        "BP827",
+        "a loss that is not finite",
+        """The loss became NaN or infinite, and so would all weights after it. What earlier epochs learned is kept. A
+        lower learning rate, a longer warm-up, clipped gradients or full precision help.""",
+    ),
 )
 
 _OWN = (

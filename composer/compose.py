@@ -18,7 +18,7 @@ from composer.document import document
 from composer.flat import flat
 from composer.graph import Graph
 from composer.inference import Program, ProgramInput, infer_all
-from composer.linking import link_all
+from composer.linking import at_most, link_all
 from composer.locking import linked, locked, retyped
 from composer.mending import tried
 from composer.passes import optimize
@@ -229,6 +229,10 @@ class Blueprint(stage.Blueprint):
         return _restored, (own, None if self.registry is Registry.discover() else self.registry)
 
 
+TRIED_PARTS = 5_000
+"""A suggestion that makes a larger network than any of a paper is not worth the time of trying it."""
+
+
 @dataclass(frozen=True)
 class Asked:
     """What a blueprint was loaded from, so that it can be loaded again with a change in a text."""
@@ -246,7 +250,7 @@ class Asked:
     def again(self, place: Span, text: str) -> list[Diagnostic]:
         """What is wrong where the source of a place has this text."""
         try:
-            with standing_in({place.source.name: text}):
+            with standing_in({place.source.name: text}), at_most(TRIED_PARTS):
                 loaded = self._with(place, text).load()
                 return attempted(loaded, self.registry)[1]
         except ComposerError as fault:

@@ -96,7 +96,7 @@ def read_volume(path: str | os.PathLike[str], channels: int, *, rank: int = 3, a
     (BP804), an affine without directions (BP807).
     """
     codes, file = view_codes(axis), Path(path)
-    image = _opened(file)
+    image = opened(file)
     _check_shape(file, tuple(image.shape), channels)
     _check_dtype(file, image.get_data_dtype())
     _check_affine(file, image.affine)
@@ -108,7 +108,7 @@ def read_volume(path: str | os.PathLike[str], channels: int, *, rank: int = 3, a
 
 def shape_of(path: str | os.PathLike[str], channels: int) -> tuple[int, ...]:
     """Voxels along X, Y, Z of the image at `path`, from its header alone; refused as by `read_volume`."""
-    image = _opened(Path(path))
+    image = opened(Path(path))
     _check_shape(Path(path), tuple(image.shape), channels)
     return tuple(image.shape[:3])
 
@@ -149,7 +149,7 @@ def _refusal(code: str, message: str, *help: str) -> BlueprintError:
     return BlueprintError(Diagnostic(code, message, help=help))
 
 
-def _opened(path: Path) -> Any:
+def opened(path: Path) -> Any:
     """The image of nibabel; its voxels are still on disk."""
     if not path.exists():
         raise _refusal("BP801", f"there is no file `{path}`", f"the folder searched is `{path.absolute().parent}`")
@@ -265,7 +265,7 @@ def _check_values(volume: Volume) -> None:
 
 def _check_depth(volume: Volume, rank: int, codes: str) -> None:
     """A network of rank 3 needs depth along all axes, one of rank 2 within its slices only."""
-    seen = _turned(volume.data[0], volume.affine, codes).shape
+    seen = turned(volume.data[0], volume.affine, codes).shape
     if 1 not in seen[3 - rank :]:
         return
     raise _refusal(
@@ -319,7 +319,7 @@ def _stretched(channel: NDArray[np.float32]) -> NDArray[np.float32]:
 # --- turning --------------------------------------------------------------------------------------------------------
 
 
-def _turned(array: NDArray[Any], affine: NDArray[np.float64], codes: str, *, back: bool = False) -> NDArray[Any]:
+def turned(array: NDArray[Any], affine: NDArray[np.float64], codes: str, *, back: bool = False) -> NDArray[Any]:
     """An array (X, Y, Z) of the file with axes permuted and flipped to point along `codes`; `back` is the inverse."""
     tools = _nibabel().orientations
     stored, wanted = tools.io_orientation(affine), tools.axcodes2ornt(codes)
@@ -398,23 +398,40 @@ def segment(
     the window less that of the (padded) image, in voxels. `progress` hears (windows done, windows in total). What does
     not fit is BP805.
     """
+    codes = view_codes(axis)
+    seen = np.stack([turned(channel, volume.affine, codes) for channel in volume.data])
+    labels = segment_seen(
+        network, seen, size=size, classes=classes, overlap=overlap, batch=batch, position=position, progress=progress
+    )
+    return np.ascontiguousarray(turned(labels, volume.affine, codes, back=True))
+
+
+def segment_seen(
+    network: torch.nn.Module,
+    seen: NDArray[Any],
+    *,
+    size: tuple[int, ...],
+    classes: int,
+    overlap: float = 0.5,
+    batch: int = 1,
+    position: bool = False,
+    progress: Progress | None = None,
+) -> NDArray[np.uint8] | NDArray[np.uint16]:
+    """`segment` of an image (C, D, H, W) whose axes point as the network sees them: labels (D, H, W)."""
     import torch
 
-    codes = view_codes(axis)
-    seen = np.stack([_turned(channel, volume.affine, codes) for channel in volume.data])  # (C, D, H, W)
     stack = seen[None] if len(size) == 3 else seen.swapaxes(0, 1)  # (1, C, D, H, W) or (D, C, H, W)
     with torch.inference_mode(), _evaluating(network):
         with _untouched(network):
             window = _Window(size, _probe(network, seen.shape[0], size, classes, position), overlap)
         predict = _Predictor(network, window, len(stack) * window.count(stack.shape[2:]), position, progress)
         parts = [_sweep(predict, stack[i : i + batch], window, batch, classes) for i in range(0, len(stack), batch)]
-    labels = np.concatenate(parts).reshape(seen.shape[1:])
-    return np.ascontiguousarray(_turned(labels, volume.affine, codes, back=True))
+    return np.concatenate(parts).reshape(seen.shape[1:])
 
 
 def extent(volume: Volume, rank: int, axis: str = "axial") -> tuple[int, ...]:
     """The size of the whole volume (D, H, W), or of its slices (H, W), as a network of this rank sees it."""
-    return tuple(_turned(volume.data[0], volume.affine, view_codes(axis)).shape[-rank:])
+    return tuple(turned(volume.data[0], volume.affine, view_codes(axis)).shape[-rank:])
 
 
 @contextmanager
@@ -694,7 +711,7 @@ def draw_overlay(
 
 
 def _scene(volume: Volume, labels: NDArray[Any]) -> _Scene:
-    grey, shown = (_turned(a, volume.affine, "RAS") for a in (volume.data[0], labels))
+    grey, shown = (turned(a, volume.affine, "RAS") for a in (volume.data[0], labels))
     axes = [next(i for i, c in enumerate(volume.axcodes) if c in pair) for pair in ("LR", "AP", "IS")]
     focus = _centre(shown > 0) if shown.any() else _centre(grey - grey.min())
     stored = [n - 1 - f if volume.axcodes[a] in "LPI" else f for a, f, n in zip(axes, focus, grey.shape, strict=True)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
@@ -89,10 +90,23 @@ INPUT_CHOICES = {"pad": ("error", "auto", "crop"), "fill": ("zero", "reflect")}
 MAX_PARTS = 50_000
 """Parts that loops may make; a file has at most 100,000 values, and no network of a paper 2,000 parts."""
 
+PARTS: ContextVar[int] = ContextVar("PARTS", default=MAX_PARTS)
+"""The same where fewer are worth the time: when only a suggestion is tried."""
+
 MAX_DOCUMENTS = 400
 """Blueprints used as blocks: a few files that use each other twice would make billions."""
 
 INPUT_KEYS = ("type", "size", "optional", "pad", "fill", "doc")
+
+
+@contextmanager
+def at_most(parts: int) -> Iterator[None]:
+    """While it lasts, loops that make more parts than this are refused."""
+    before = PARTS.set(parts)
+    try:
+        yield
+    finally:
+        PARTS.reset(before)
 
 
 class _Linker:
@@ -598,9 +612,9 @@ class _Linker:
     def times_over(self, count: int, spec: Any, span: Span | None) -> Iterator[None]:
         """The inside of a loop, refused before it runs where it would make more parts than any network has."""
         parts = self.times * count * parts_in(spec)
-        if parts > MAX_PARTS:
+        if parts > (most := PARTS.get()):
             self.stopped = True
-            text = f"{parts:,} parts would come of this loop and those around it; a network has at most {MAX_PARTS:,}"
+            text = f"{parts:,} parts would come of this loop and those around it; a network has at most {most:,}"
             raise BlueprintError(Diagnostic("BP002", text, span))
         before, self.times = self.times, self.times * max(count, 1)
         try:

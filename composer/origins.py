@@ -59,7 +59,8 @@ def _given(mistake: Diagnostic, span: Span, graph: Graph) -> Iterator[Label]:
     address, names = mistake.address or "", set[str]()
     names |= expressions.names_in(graph.specs.get(address) if address else _input_at(span, graph.blueprint))
     while address:  # a variable of a loop around it says what it is made of
-        loop = (graph.specs.get(address) or {}).get("for")
+        spec = graph.specs.get(address)
+        loop = spec.get("for") if isinstance(spec, dict) else None
         names |= (
             {n for k in names & set(loop) for n in expressions.names_in(loop[k])} if isinstance(loop, dict) else set()
         )

@@ -29,6 +29,8 @@ WALK = [
     *"figures memory budget storages".split(),
     *"cost mending compose remedies doctor".split(),
     *"codes scene catalogue".split(),
+    *"imaging segmenting training training.cases training.recipe training.store training.suiting".split(),
+    *"training.patches training.objective lightning training.runs training.engine training.predicting training.scoring training.demonstration".split(),
 ]
 """Each may import those before it."""
 FREE = {"__init__", "cli"}

@@ -671,7 +671,7 @@ def test_a_network_learns_where_its_window_is(size: tuple[int, ...], tmp_path: P
     network = Place()
     heard: list[tuple[int, int]] = []
     labels = segment(network, volume, size=size, classes=2, batch=3, position=True, progress=lambda *n: heard.append(n))
-    seen = imaging._turned(labels, volume.affine, imaging.view_codes("axial"))
+    seen = imaging.turned(labels, volume.affine, imaging.view_codes("axial"))
     wanted = np.arange(seen.shape[-1]) >= seen.shape[-1] // 2
     assert (seen == wanted).all()
     assert network.seen.item() == heard[-1][1], "the first window, which only asks for the size, left no trace"

@@ -6,6 +6,7 @@ import random
 from pathlib import Path
 
 import pytest
+import yaml
 
 import composer
 from composer.testing import MUTATIONS, mutated, outcome
@@ -41,3 +42,21 @@ def test_a_source_of_weights_that_is_no_list_is_said(tmp_path: Path) -> None:
     text = (FILES[-1]).read_text() + "\n"
     (tmp_path / "t.yaml").write_text(text.split("weights:")[0] + "weights: {official: 3}\n")
     outcome(tmp_path / "t.yaml")
+
+
+def test_a_word_in_the_place_of_a_first_is_an_unknown_block(tmp_path: Path) -> None:
+    """Found by mutated files: the first of each loop is a word, while the others are mappings."""
+    document = yaml.safe_load((FILES[0].parent / "nnunet.yaml").read_text())
+    document["graph"]["encoder"]["first"] = "**"
+    (tmp_path / "t.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
+    assert "BP102" in outcome(tmp_path / "t.yaml")
+
+
+def test_a_suggestion_that_makes_a_huge_network_is_not_tried(tmp_path: Path) -> None:
+    text = "blueprint: 1\nparams: {widths: [9000]}\ninputs: {image: {type: B 1 H W, size: [8, 8]}}\ngraph:\n"
+    text += "  a: {use: linear, out: 1, repeat: '${sum(width)}'}\noutputs: {a: a}\n"
+    (tmp_path / "t.yaml").write_text(text)
+    with pytest.raises(composer.BlueprintError) as caught:
+        composer.load(tmp_path / "t.yaml").check()
+    assert "unknown name `width`" in str(caught.value)
+    assert "did you mean" not in str(caught.value)

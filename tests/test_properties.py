@@ -334,9 +334,21 @@ def parsed(graph: str, inputs: str = "image: {type: B 8 *S, size: [8, 8]}") -> B
     return Blueprint.parse(f"blueprint: 1\ninputs: {{{inputs}}}\ngraph:\n{lines}\noutputs: {{y: {last}}}\n")
 
 
+BESIDE = (
+    "few: {use: linear, out: 4}\nt: {use: block.transformer, order: post, repeat: 2, from: {x: few, context: image}, "
+    "attention: {use: attention.window, heads: 1, window: 2}, memory: memory.global_tokens}"
+)
+POOLED = (
+    "t: {use: block.transformer, repeat: 2, attention: {use: attention.window, heads: 1, window: 1}, "
+    "memory: {use: memory.global_tokens, volume: pool.max}}"
+)
+
+
 @pytest.mark.parametrize(
     ("graph", "words"),
     [
+        (POOLED, "are counted ones"),
+        (BESIDE, "context .* differ in channels"),
         ("bias: {use: position.relative}", "made of a shape"),
         ("window: {use: attention.window, heads: 4, window: 4, bias: act.softmax}", "only a shape"),
         ("memory: {use: memory.global_tokens, repeat: 2}", "stands only in a slot"),

@@ -22,8 +22,10 @@ from composer.cli import (
     listing,
     locking,
     plugins,
+    predicting,
     running,
     starting,
+    training,
 )
 from composer.diagnostics import ComposerError
 
@@ -60,6 +62,8 @@ checking.add_to(app)
 costing.add_to(app)
 building.add_to(app)
 running.add_to(app)
+training.add_to(app)
+predicting.add_to(app)
 changing.add_to(app)
 locking.add_to(app)
 exporting.add_to(app)

@@ -170,6 +170,10 @@ class WindowedAttention(Block):
         if tokens is None:
             return x
         rule.need(tokens.channels == x.channels, f"tokens {tokens} and pixels {x} differ in channels", "BP301")
+        if context is not None:  # whose windows they stand in front of as well
+            rule.need(
+                context.channels == x.channels, f"tokens {tokens} and context {context} differ in channels", "BP301"
+            )
         text = f"tokens are {x.channels} numbers each, for all windows or in each of them; not {tokens}"
         if not rule.need(tokens.kind == "queries" or tokens.rank == x.rank + 1, text, "BP301"):
             return x

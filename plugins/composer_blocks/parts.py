@@ -211,6 +211,8 @@ class Join(TokenPart):
 
     def infer(self, rule: Rule, x: Type, front: Type) -> Type:
         rule.need(x.channels == front.channels, f"tokens {front} and {x} differ in channels", "BP301")
+        counted = front.kind in ("queries", "unknown")
+        rule.need(counted, f"tokens in front of others are counted ones, (B, count, C), not {front}", "BP302")
         assert isinstance(front.count, int)
         return x.with_(kind="tokens", extra=front.count)
 

@@ -1,0 +1,273 @@
+"""`composer train BLUEPRINT --data DATASET.json --out RUN`: what a network learns from, and what is shown meanwhile."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from composer.cli import common
+from composer.compose import Blueprint
+from composer.diagnostics import BlueprintError, Diagnostic
+
+if TYPE_CHECKING:
+    from composer.training.cases import Dataset
+    from composer.training.recipe import Recipe
+    from composer.training.store import Example, View
+    from composer.training.suiting import Suited
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the verb."""
+    app.command()(train)
+
+
+def train(
+    blueprint: common.Name,
+    overrides: common.Overrides = None,
+    data: Annotated[
+        str | None, typer.Option(help="A dataset.json (MSD, nnU-Net), a YAML list, a folder, or `demo`.")
+    ] = None,
+    pair: Annotated[
+        list[str] | None, typer.Option(help="An image and its label map: 'image.nii.gz=labels.nii.gz'; repeatable.")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The run's folder; the same again goes on.")] = Path("run"),
+    epochs: Annotated[int | None, typer.Option(help="Epochs; each ends with validation and a checkpoint.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimizer steps of an epoch.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Patches at a time.")] = None,
+    accumulate: Annotated[int | None, typer.Option(help="Batches that make one step.")] = None,
+    lr: Annotated[float | None, typer.Option(help="The highest learning rate.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of everything that is drawn.")] = None,
+    recipe: Annotated[
+        list[str] | None, typer.Option(help="Anything else of the recipe, 'schedule=poly', 'rotate=30'; repeatable.")
+    ] = None,
+    validation: Annotated[float, typer.Option(help="Share of cases, where the list says none.", min=0, max=0.9)] = 0.2,
+    axis: Annotated[str, typer.Option(help="The plane of the network: axial, coronal or sagittal.")] = "axial",
+    normalize: Annotated[str, typer.Option(help="auto (by modality), zscore, minmax or none.")] = "auto",
+    pad: Annotated[bool, typer.Option("--pad", help="Continue images that are smaller than the patch.")] = False,
+    weights: Annotated[Path | None, typer.Option(help="Weights to begin with.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, gpu or mps.")] = "auto",
+    devices: Annotated[str, typer.Option(help="How many, or which.")] = "1",
+    strategy: Annotated[str, typer.Option(help="Lightning's: auto, ddp, fsdp …")] = "auto",
+    precision: Annotated[str, typer.Option(help="32-true, bf16-mixed, 16-mixed …")] = "32-true",
+    workers: Annotated[int, typer.Option(help="Processes that make patches.", min=0)] = 0,
+    force: Annotated[bool, typer.Option("--force", help="Also what will not fit into the memory.")] = False,
+    plugin: common.Plugins = None,
+) -> None:
+    """Train a segmentation network. Interrupted at any moment, the same command goes on where it was."""
+    needed()
+    from composer.training import store
+    from composer.training.recipe import recipe as recipe_of
+    from composer.training.recipe import words
+    from composer.training.runs import Run
+    from composer.training.suiting import suit
+
+    dataset = listed(data, pair, out).split(validation, seed or 0)
+    given = {k.partition("=")[0] for k in overrides or ()}
+    found = suit(lambda more: reloaded(blueprint, overrides, more, plugin), sorted(given), dataset, axis, pad)
+    own = found.blueprint.source.get("training")
+    named = dict(epochs=epochs, steps=steps, batch=batch, accumulate=accumulate, lr=lr, seed=seed)
+    made = recipe_of(own, words(recipe or []), named)
+    introduce(found, dataset, made)
+    if not force:
+        enough(found.blueprint, found.view, made)
+    run = Run(out)
+    run.claim()
+    with bar("preparing") as advance:
+        scaled = store.scalings(dataset, found.view.channels, normalize)
+        examples = store.prepare(dataset, found.view, scaled, run.prepared, pad=pad, progress=advance)
+    for case in store.empty(examples):
+        print(f"note: the label map of `{case.name}` is empty", file=sys.stderr)
+    asked = settings(found, dataset, made, scaled)
+    resumed = run.begin(asked, found.blueprint.to_yaml())
+    learned(found, dataset, made, examples, run, resumed, weights, (device, devices, strategy, precision, workers))
+
+
+def needed() -> None:
+    """Lightning is an extra."""
+    from importlib.util import find_spec
+
+    if find_spec("lightning") is None:
+        help = ("pip install 'blueprint-composer[train]'",)
+        raise BlueprintError(Diagnostic("BP826", "training needs the package `lightning`", help=help))
+
+
+def listed(data: str | None, pairs: Sequence[str] | None, out: Path) -> Dataset:
+    """The data that the command line names; those of the demonstration are made beside the run."""
+    from composer.training import cases
+
+    if data == "demo" and not pairs and not Path("demo").exists():
+        from composer.training import demonstration
+
+        return cases.read(demonstration.write(out.absolute().parent / "lobes"))
+    if data and not pairs:
+        return cases.read(data)
+    if data or not pairs:
+        text = "give the data once: `--data dataset.json`, or `--pair image.nii.gz=labels.nii.gz` for each image"
+        raise BlueprintError(Diagnostic("BP820", text))
+    split = [p.partition("=") for p in pairs]
+    wrong = next((p for p, (_, equals, _) in zip(pairs, split, strict=True) if not equals), None)
+    if wrong:
+        raise BlueprintError(Diagnostic("BP820", f"`--pair {wrong}` has no label map: write `--pair IMAGE=LABELS`"))
+    return cases.of_pairs([(Path(image), Path(label)) for image, _, label in split])
+
+
+def reloaded(name: str, overrides: list[str] | None, more: Mapping[str, Any], plugins: list[Path] | None) -> Blueprint:
+    """The blueprint with further parameters, as if they stood on the command line."""
+    import json
+
+    return common.load(name, [*(overrides or ()), *(f"{k}={json.dumps(v)}" for k, v in more.items())], plugins)
+
+
+def introduce(found: Suited, dataset: Dataset, recipe: Recipe) -> None:
+    """What is going to happen, in a few lines."""
+    counts = ", ".join(f"{len(cases)} {part}" for part, cases in dataset.parts.items() if cases)
+    size = " × ".join(map(str, found.view.size))
+    print(f"{found.blueprint.name} on {dataset.name}: {counts}; patches of {size}, {recipe.batch} at a time")
+    if found.said:
+        print(f"set for the data: {' '.join(found.said)}")
+
+
+def enough(blueprint: Blueprint, view: View, recipe: Recipe) -> None:
+    """Refuse a step that the memory cannot hold (BP706)."""
+    from composer import figures, memory, remedies
+
+    free = memory.available()
+    optimizer = {"sgd": "momentum"}.get(recipe.optimizer, recipe.optimizer)
+    name = next(iter(blueprint.inputs))
+    shapes = {name: (recipe.batch, view.channels, *view.size)}
+    from composer.compose import fed
+
+    request = remedies.Request(
+        blueprint, fed(blueprint.check(), shapes, recipe.batch), {"train": True, "optimizer": optimizer}
+    )
+    cost = request.cost(flops=False)
+    if free is None or cost.peak.bytes <= free:
+        return
+    help = remedies.ways(request, lambda c: c.peak.bytes, lambda c: c.peak.bytes <= free)
+    what = f"training `{blueprint.name}` with a batch of {recipe.batch}"
+    worst = figures.largest(cost.by("node"), "at_peak")
+    raise memory.refusal(what, cost.peak.bytes, free, worst, help, "or go on: `--force`")
+
+
+def settings(found: Suited, dataset: Dataset, recipe: Recipe, scaled: Sequence[Any]) -> dict[str, Any]:
+    """Everything that decides the result, for run.json."""
+    names = dataset.labels or tuple(f"class {k}" for k in range(found.view.classes))
+    parts = {part: [c.name for c in cases] for part, cases in dataset.parts.items()}
+    return {
+        "name": found.blueprint.name,
+        "blueprint": found.blueprint.to_yaml(),
+        "view": asdict(found.view),
+        "labels": list(names),
+        "scaling": [asdict(s) for s in scaled],
+        "flip": dataset.flip,
+        "data": {"name": dataset.name, "path": str(dataset.path.absolute()) if dataset.path else None, **parts},
+        "recipe": recipe.model_dump(),
+    }
+
+
+def learned(
+    found: Suited,
+    dataset: Dataset,
+    recipe: Recipe,
+    examples: list[Example],
+    run: Any,
+    resumed: bool,
+    weights: Path | None,
+    machine: tuple[Any, ...],
+) -> None:
+    """Build, train, and say what came of it."""
+    import torch
+
+    from composer.lightning import Segmentation
+    from composer.training.engine import Data, Machine, learn
+
+    torch.manual_seed(recipe.seed)
+    network = found.blueprint.build(weights=weights)
+    if recipe.prior and not resumed:
+        _prior(network, found, examples)
+    names = run.read()["labels"]
+    module = Segmentation(network, recipe, names, found.view.size)
+    with Shown(recipe, names, resumed) as shown:
+        history = learn(module, Data(examples, found.view, dataset.flip), run, Machine(*machine), shown)
+    best = max(history, key=lambda row: row.get("dice", 0.0))
+    if "dice" in best:
+        print(f"best mean Dice {best['dice']:.3f} in epoch {best['epoch']:.0f}: {run.best}")
+    print(f"wrote {run.final}, {run.metrics}")
+
+
+def _prior(network: Any, found: Suited, examples: Sequence[Example]) -> None:
+    from composer.training.objective import begin_with_frequencies
+
+    counts = [sum(e.counts[k] for e in examples if e.part == "training") for k in range(found.view.classes)]
+    program = found.blueprint.check()
+    head = next(o for o in program.graph.outputs if not o.training).value.name  # type: ignore[union-attr]
+    if not begin_with_frequencies(network, head, counts):
+        text = f"`prior` needs a head with a bias for each of the {found.view.classes} classes; `{head}` has none"
+        raise BlueprintError(Diagnostic("BP826", text, help=("leave out `prior`",)))
+
+
+@contextmanager
+def bar(words: str) -> Iterator[Any]:
+    """A progress bar that vanishes."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as shown:
+        task = shown.add_task(words, total=None)
+        yield lambda done, total: shown.update(task, completed=done, total=total)
+
+
+class Shown:
+    """A bar over the steps with the loss, and a line for each epoch with the Dice of every class."""
+
+    def __init__(self, recipe: Recipe, names: Sequence[str], resumed: bool):
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self.recipe, self.names, self.resumed = recipe, names, resumed
+        self.console = Console(highlight=False)
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("loss {task.fields[loss]}"),
+            TimeRemainingColumn(),
+        )
+        self.progress = Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
+        self.task = self.progress.add_task("epoch", total=recipe.total * recipe.accumulate, loss="–")
+        self.first = True
+
+    def __enter__(self) -> Shown:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.progress.stop()
+
+    def __call__(self, what: str, value: Any) -> None:
+        heard: Mapping[str, Any] = {"epoch": self.epoch, "step": self.step, "row": self.row}
+        heard[what](value)
+
+    def epoch(self, number: int) -> None:
+        if self.first and self.resumed:
+            self.console.print(f"going on with epoch {number + 1}")
+        self.first, self.number = False, number
+        done = number * self.recipe.steps * self.recipe.accumulate
+        self.progress.update(self.task, description=f"epoch {number + 1}/{self.recipe.epochs}", completed=done)
+
+    def step(self, value: tuple[int, float]) -> None:
+        done, loss = value
+        before = self.number * self.recipe.steps * self.recipe.accumulate
+        self.progress.update(self.task, completed=before + done, loss=f"{loss:.3f}")
+
+    def row(self, row: Mapping[str, float]) -> None:
+        dice = [f"{name} {row[key]:.3f}" for name in self.names[1:] if (key := f"dice/{name}") in row]
+        mean = f"  dice {row['dice']:.3f}" if "dice" in row else ""
+        line = f"epoch {row['epoch']:.0f}/{self.recipe.epochs}  loss {row['loss']:.3f}{mean}"
+        self.console.print(f"{line}  {'  '.join(dice)}".rstrip(), soft_wrap=True)

