@@ -76,6 +76,7 @@ class Operator:
     scales   the last part is a norm that is folded into it
     product  a convolution of single cells as one product of matrices
     last     channels lie last in memory, in the value and so in the result
+    first    channels lie first in memory, in the value and so in the result
     out      channels lie first in memory in the result, because it is the user's
     splits   channels of each value, where the first part is their concatenation, which is never made
     """
@@ -84,6 +85,7 @@ class Operator:
     scales: bool = False
     product: bool = False
     last: bool = False
+    first: bool = False
     out: bool = False
     splits: tuple[int, ...] = ()
 
@@ -107,6 +109,7 @@ class Operator:
         (weights, bias), (module, *rest) = derived, modules[1:] if self.splits else modules
         if self.last and not self.product and values[0].device.type == "cpu":  # elsewhere it is not measured
             values = tuple(map(channels_last, values))
+        values = tuple(x.contiguous() for x in values) if self.first else values
         y = self._mapped(module, values[0], weights[0], bias)
         for x, weight in zip(values[1:], weights[1:], strict=True):
             self._add(y, module, x, weight)

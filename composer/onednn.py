@@ -11,12 +11,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.modules.conv import _ConvNd
+
+from composer.orders import LAST
 
 
 def takes(module: Any, x: Tensor, weight: Tensor) -> bool:
-    """Whether oneDNN can compute this convolution here: real float32 numbers of a CPU, padded with zeros."""
-    if type(x) is not Tensor or x.device.type != "cpu" or not x.dtype == weight.dtype == torch.float32:
+    """Whether oneDNN can compute this convolution here: float32 of a CPU, or stand-ins without numbers, padded
+    with zeros."""
+    if type(x) not in (Tensor, FakeTensor) or x.device.type != "cpu" or not x.dtype == weight.dtype == torch.float32:
         return False
     plain = isinstance(module, _ConvNd) and not module.transposed and module.padding_mode == "zeros"
     usual = plain and not isinstance(module.padding, str) and not torch.is_autocast_enabled("cpu")
@@ -25,13 +29,24 @@ def takes(module: Any, x: Tensor, weight: Tensor) -> bool:
 
 def convolve(module: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """What the module computes, with another weight and bias."""
+    if type(x) is FakeTensor:  # of which oneDNN knows nothing
+        return _memory(module, x)
     options = (module.padding, module.stride, module.dilation, module.groups)
     made: Tensor = torch.mkldnn_convolution(x, weight, bias, *options)
     return made
 
 
+def _memory(module: Any, x: Tensor) -> Tensor:
+    """New memory as oneDNN makes it: (B, out, *grid) with the channels last."""
+    axes = zip(x.shape[2:], module.kernel_size, module.stride, module.padding, module.dilation, strict=True)
+    grid = ((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in axes)
+    return torch.empty(x.shape[0], module.out_channels, *grid, dtype=x.dtype, memory_format=LAST[x.dim()])
+
+
 def add_to(total: Tensor, module: Any, x: Tensor, weight: Tensor) -> Tensor:
     """The total with what the module computes added to it."""
+    if type(x) is FakeTensor:
+        return total  # no new memory
     adds = getattr(torch.ops.mkldnn, "_convolution_pointwise_", None)  # torch does not promise that there is one
     if adds is None:
         return total.add_(convolve(module, x, weight, None))

@@ -19,6 +19,7 @@ class Traits:
     linear        y = W·x + b. cells: on the channels of each cell by itself. grid: over neighbours as well. The module
                   is torch's `Linear` or a convolution of its, plain or transposed, or a subclass
     whole         a linear map whose W is (out, channels of x, …): without groups, and not transposed
+    side          of the window of a linear map of the grid, the longest, in cells
     weight        the attribute of that module that is the W in use; a method computes it from the parameters
     scales        y = scale · x + shift, one number of each per channel: batch normalization by `running_mean`,
                   `running_var` and `eps` of the module, and by its `weight` and `bias` where they are not None
@@ -57,6 +58,7 @@ class Traits:
 
     linear: Literal["", "cells", "grid"] = ""
     whole: bool = False
+    side: int = 1
     weight: str = "weight"
     scales: bool = False
     interpolates: bool = False

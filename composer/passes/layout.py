@@ -5,7 +5,8 @@
 The shapes stay, and so does what is computed. torch's convolutions of plain tensors copy input and result into an order
 of their own and back; with the channels last they run on both as they are: 16 -> 16 channels at 96³ in 101 ms of a core
 and not 161, a transposed convolution 32 -> 16 at 48³ in 20 and not 144. Norms, activations, sums, pools and
-interpolations keep the order that they are given. A map that the user gets has its channels first, as always.
+interpolations keep the order that they are given. Long windows of many channels are faster as they were. A map that the
+user gets has its channels first, as always.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from composer.inference import Program, Step
 from composer.prepared import Flow, Kernel, Prepared, by_position, linear_step, traits_of
 
 NAME = "layout"
+LONG, THIN = 3, 32
+"""Windows of a longer side than this are faster with the channels first where they make more channels than that: with
+5 × 5 × 5, 128 channels at 16³ take 82 ms and not 134, but 32 at 64³ take 410 and not 333."""
 
 
 def hold_channels_last(program: Program) -> Program:
@@ -23,10 +27,14 @@ def hold_channels_last(program: Program) -> Program:
     flow = Flow(program)
     for step in flow:
         found = linear_step(step)
-        if found is not None and flow.reads_volume(found.parts[0]):
-            cells = traits_of(found.parts[0]).linear == "cells"  # whose convolution is slow with the channels last
-            more = {"product": True} if cells else {}
-            flow.put(found.also(NAME, last=True, out=bool(flow.outputs & set(found.outputs)), **more))
+        if found is None or not flow.reads_volume(found.parts[0]):
+            continue
+        traits, out = traits_of(found.parts[0]), bool(flow.outputs & set(found.outputs))
+        if traits.side > LONG and flow.values[found.outputs[0]].type.channels > THIN:
+            flow.put(found.also(NAME, first=True))
+        else:
+            more = {"product": True} if traits.linear == "cells" else {}  # as a convolution it is slow there
+            flow.put(found.also(NAME, last=True, out=out, **more))
     if flow.made:
         for step in [s for s in flow if flow.outputs & set(s.outputs)]:
             if isinstance(step, Step) and step.keys is None and flow.reads_volume(step) and by_position(step):

@@ -63,6 +63,7 @@ class Convolution(Block):
         return Traits(
             linear="cells" if alone and not self.transposed else "grid",
             whole=self.groups == 1 and not self.transposed,
+            side=max(_each(self.kernel)),
             weight="standardized" if computed else "weight",
             pure=True,
         )
