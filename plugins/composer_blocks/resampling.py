@@ -65,7 +65,7 @@ class MaxPool(Pool):
         return self.pooled(rule, x, self.kernel)
 
     def traits(self) -> Traits:
-        return Traits(local="window")
+        return Traits(local="window", pure=True)
 
     def build(self, rank: int) -> Any:
         from composer_blocks.modules.resampling import MAX
@@ -96,7 +96,7 @@ class AveragePool(Pool):
         return map_(x.channels, (self.bins,) * x.rank) if self.bins else vector(x.channels)
 
     def traits(self) -> Traits:
-        return Traits(local="window") if self.kernel != "grid" else Traits()
+        return Traits(local="window" if self.kernel != "grid" else "", pure=True)
 
     def build(self, rank: int) -> Any:
         from composer_blocks.modules.resampling import ADAPTIVE, AVERAGE, GridMean
