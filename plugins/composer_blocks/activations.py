@@ -125,7 +125,7 @@ class PReLU(Activation):
     shared: bool = True
 
     def traits(self) -> Traits:
-        return Traits()
+        return Traits(local="cells", pure=True)
 
     def build(self, x: Type) -> Any:
         from torch import nn
