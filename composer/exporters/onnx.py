@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,11 @@ from typing import Any
 import torch
 
 from composer.diagnostics import BlueprintError, Diagnostic
-from composer.exporters.tracing import Traced, causes, kept, quiet, refusal, trace
+from composer.exporters.tracing import Traced, causes, kept, quiet, refusal, trace, unspecialized
 from composer.exporters.verifying import Runner, remarks
 from composer.exporters.wanting import wanted
+
+SPECIAL = "the sizes are fixed: with open ones the file did not give what the network gives"
 
 LARGEST = 1_800_000_000
 """Bytes of weights up to which an ONNX file, a protobuf of at most 2 GiB, holds them itself."""
@@ -29,6 +32,13 @@ class OnnxExporter:
     def __call__(self, network: Any, path: Path, **options: Any) -> str | None:
         wanted("onnx", "onnxscript")
         traced = trace(network, options["shapes"], options.get("fixed", False))
+        try:
+            return remarks(network, traced, options, self.written(network, traced, path))
+        except BlueprintError:
+            if not traced.openings:
+                raise
+        # torch may have taken the size it traced at for a constant; the run beside the network showed it
+        traced = replace(trace(network, options["shapes"], fixed=True), why=SPECIAL)
         return remarks(network, traced, options, self.written(network, traced, path))
 
     @staticmethod
@@ -90,7 +100,7 @@ def _counted(traced: Traced, axis: str) -> str:
 
 def _translated(network: Any, traced: Traced) -> Any:
     try:
-        with quiet():
+        with quiet(), unspecialized(bool(traced.openings)):
             return torch.onnx.export(
                 traced.program, input_names=list(traced.axes), output_names=list(traced.outputs), verbose=False
             )

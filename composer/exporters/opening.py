@@ -33,10 +33,11 @@ class Opening:
     def size(self, k: int) -> int:
         return self.step * k
 
-    def other(self, size: int) -> int:
-        """The least member that is not this size, if there is one."""
-        least = self.size(self.first)
-        return least if least != size or self.last == self.first else self.size(self.first + 1)
+    def other(self, size: int, more: int = 0) -> int:
+        """The least member that is not this size, or one of the next ones, as far as there are any."""
+        members = (self.first, self.first + 1, self.first + 2)
+        found = [self.size(k) for k in members if (self.last is None or k <= self.last) and self.size(k) != size]
+        return found[min(more, len(found) - 1)] if found else size
 
     def __str__(self) -> str:
         """`H = 32·k from 64`."""

@@ -17,6 +17,7 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from keyword import iskeyword
 from typing import Any
 
 import torch
@@ -58,7 +59,7 @@ class Traced:
         if not self.open_batch:
             return [asked]
         asked_for = {a: n for name, axes in self.axes.items() for a, n in zip(axes, asked[name][2:], strict=True)}
-        other = {a: o.other(asked_for[a]) for a, o in self.openings.items()}
+        other = {a: o.other(asked_for[a], n % 2) for n, (a, o) in enumerate(self.openings.items())}
         return [_resized(network, asked, 1, {}), *([_resized(network, asked, 2, other)] if other else [])]
 
 
@@ -74,7 +75,7 @@ def trace(network: Network, shapes: Shapes, fixed: bool = False, guarded: bool =
     open_, why = ({}, "") if fixed else _openings(network, shapes)
     if open_:
         try:
-            program = _exported(network, _resized(network, shapes, 2, _apart(open_)), open_)
+            program = _exported(network, _resized(network, shapes, 3, _apart(open_)), open_)
             traced = Traced(program, given, (*outputs, *_tap_names(program)), True, open_, why)
             if not guarded or all(_passes(program, s) for s in traced.shapes(network, shapes)):
                 return traced
@@ -129,8 +130,9 @@ def _openings(network: Network, shapes: Shapes) -> tuple[dict[str, Opening], str
 
 
 def _apart(open_: Mapping[str, Opening]) -> dict[str, int]:
-    """A size to trace at: not the least, which may be special, and another one for each axis."""
-    steps = {o.axis: o.first + 1 + n for n, o in enumerate(open_.values())}
+    """A size to trace at: for each axis another count of steps, and none that is likely to be a number of the network,
+    such as its window. Nothing is computed, so that large ones cost nothing."""
+    steps = {o.axis: o.first + 4 + 3 * n for n, o in enumerate(open_.values())}
     return {a: o.size(steps[a] if o.last is None else min(steps[a], o.last)) for a, o in open_.items()}
 
 
@@ -167,9 +169,36 @@ def _exported(network: Network, shapes: Shapes, open_: Mapping[str, Opening] | N
     if open_:
         steps = [[open_[a].step if a in open_ else 1 for a in i.axes] for i in specs]
         root = _Stated(network, steps)
-    oblivious = torch.fx.experimental._config.patch(backed_size_oblivious=bool(open_))  # type: ignore[attr-defined]
-    with quiet(), torch.no_grad(), oblivious:
+    with quiet(), torch.no_grad(), unspecialized(bool(open_)), _spelled(network):
         return torch.export.export(root, values, dynamic_shapes={"values": how}, strict=False)
+
+
+@contextlib.contextmanager
+def _spelled(network: nn.Module) -> Iterator[None]:
+    """Without nodes that are called like a word of Python (`nonlocal`): torch writes addresses as code. Only what holds
+    other modules is renamed, since steps find theirs by name."""
+    holders = [
+        m for m in network.modules() if any(iskeyword(n) and type(c) is nn.Module for n, c in m.named_children())
+    ]
+    before = [dict(m._modules) for m in holders]
+    try:
+        for holder, children in zip(holders, before, strict=True):
+            _rename(holder, {f"{n}_" if iskeyword(n) and type(c) is nn.Module else n: c for n, c in children.items()})
+        yield
+    finally:
+        for holder, children in zip(holders, before, strict=True):
+            _rename(holder, children)
+
+
+def _rename(module: nn.Module, children: Mapping[str, nn.Module | None]) -> None:
+    """In place: steps hold on to this dictionary."""
+    module._modules.clear()
+    module._modules.update(children)
+
+
+def unspecialized(open_: bool) -> Any:
+    """Where sizes are open, torch shall not take what holds at the one it traces at for what always holds."""
+    return torch.fx.experimental._config.patch(backed_size_oblivious=open_)  # type: ignore[attr-defined]
 
 
 def _dims(open_: Mapping[str, Opening]) -> dict[str, Any]:
