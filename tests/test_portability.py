@@ -76,10 +76,9 @@ def test_inductor() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["glam_unet", "swin_unet"])
-def test_open_sizes(name: str) -> None:
-    """Of convolutions and of windows: an ONNX file of a small network runs on sizes it was not traced at."""
-    of = Subject(name)
+def test_open_sizes_of_windows() -> None:
+    """Shifted windows, the hardest for torch to follow: the ONNX file runs on sizes that it was not traced at."""
+    of = Subject("swin_unet")
     traced = trace(of.network, of.shapes)
     assert len(traced.openings) == 2
     with tempfile.TemporaryDirectory() as folder:
