@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -179,11 +179,11 @@ class Blueprint(stage.Blueprint):
         `memory` ("8GB", or bytes) plans how a pass over `batch` inputs of `size` fits into so much, in inference or
         with `train` (see `plan`); `network.memory_plan` says what was chosen, and what cannot fit is refused.
         """
-        program = self.optimized(without)
         plan = None
         if memory is not None:
             plan = self._plan_for_build(memory, size, batch, train, _words(checkpoint), without, force)
             checkpoint = plan.after.checkpoint if train else checkpoint
+        program = self.optimized((*_words(without), *(plan.without if plan else ())))
         from composer.module import build  # torch, 2 s: nothing before this needs it
 
         if force:
@@ -230,10 +230,11 @@ class Blueprint(stage.Blueprint):
         shapes = {n: (batch, channels.get(n, 1), *g) for n, g in grids.items()} | shapes
         optimized = self.optimized(without, **shapes)
         from composer.memory import amount
-        from composer.planning import planned
+        from composer.planning import JOINING, planned
 
+        apart = partial(self.optimized, (*_words(without), *JOINING), **shapes)
         return planned(
-            optimized, fed(optimized, shapes, batch), amount(memory), training=train, dtype=dtype,
+            optimized, fed(optimized, shapes, batch), amount(memory), apart=apart, training=train, dtype=dtype,
             checkpoint=_words(checkpoint), optimizer=optimizer, gradients=gradients,
         )  # fmt: skip
 

@@ -38,17 +38,35 @@ LEVELS = 5
 """Sizes of maps whose convolutions may be computed in sweeps, and more than once."""
 TRIES = 6
 """Candidates that the cost model runs."""
+JOINING = ("windows", "chunks", "layout", "splits", "instances")
+"""Passes that join steps into one which needs the whole map."""
 
 
-def planned(program: Program, shapes: Shapes, budget: int, *, training: bool = False, **options: Any) -> MemoryPlan:
-    """The plan for a pass over inputs of these shapes; the best there is where none fits. `options` are those of
-    `measure`; FLOPs are counted in any case, because candidates are told apart by them."""
+def planned(
+    program: Program,
+    shapes: Shapes,
+    budget: int,
+    *,
+    apart: Callable[[], Program] | None = None,
+    training: bool = False,
+    **options: Any,
+) -> MemoryPlan:
+    """The plan for a pass over inputs of these shapes; the best there is where none fits. `apart` makes the program
+    without the passes of `JOINING`, which evaluation is planned on. `options` are those of `measure`; FLOPs are counted
+    in any case, because candidates are told apart by them."""
     options = {**options, "training": training, "flops": False}
     before = with_flops(measure(program, shapes, **options), program)
     if before.peak.bytes <= budget:
         return MemoryPlan(budget, before, before)
-    search = _Search(program, shapes, budget, options, before)
-    return search.checkpointed() if training else search.streamed()
+    if training or apart is None:
+        search = _Search(program, shapes, budget, options, before)
+        return search.checkpointed() if training else search.streamed()
+    other = apart()
+    search = _Search(other, shapes, budget, options, with_flops(measure(other, shapes, **options), other))
+    plan = search.streamed()
+    if plan.after.peak.bytes >= before.peak.bytes:
+        return MemoryPlan(budget, before, before)
+    return replace(plan, before=before, without=JOINING)
 
 
 def refused(plan: MemoryPlan, help: Sequence[str], way: str, *notes: str) -> BlueprintError:

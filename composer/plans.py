@@ -15,12 +15,14 @@ class MemoryPlan:
 
     before, after  what a pass costs as it is, and with the plan: `after.checkpoint` are nodes that training computes
                    again, `streams` the sweeps of evaluation
+    without        passes that the network is built without, as what they join cannot be cut into strips
     """
 
     budget: int
     before: Cost
     after: Cost
     streams: Streams | None = None
+    without: tuple[str, ...] = ()
 
     @property
     def chosen(self) -> bool:

@@ -328,7 +328,7 @@ def _comments(text: str) -> list[str]:
 
 
 def test_equal_copies_are_one_class_and_a_loop(vit: str) -> None:
-    assert "self.blocks = nn.ModuleList(TransformerBlock() for _ in range(2))  # blocks.* (vit.yaml:17)" in vit
+    assert "self.blocks = nn.ModuleList(TransformerBlock() for _ in range(2))  # blocks.* (vit.yaml:18)" in vit
     assert "        for block in self.blocks:\n            x = block(x)\n" in vit
     assert vit.count("class TransformerBlock") == 1
 

@@ -183,9 +183,15 @@ def test_optimized_networks_compute_the_same(record_property: Record, times: int
         plain = blueprint.check()
         slow, fast = build(plain).eval(), build(optimize(plain, blueprint.registry.passes)).eval()
         fast.load_state_dict({k: v for k, v in slow.state_dict().items() if k in fast.state_dict()})
-        assert equal(feed(plain, blueprint, slow), feed(plain, blueprint, fast))
+        assert close(feed(plain, blueprint, slow), feed(plain, blueprint, fast))
 
     holds(record_property, blueprints(nodes=5), 30 * times, check)
+
+
+def close(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
+    """Equal but for rounding, by 1e-5 of the largest number."""
+    pairs = [(x.nan_to_num(), y.nan_to_num()) for x, y in zip(a, b, strict=True)]
+    return all(x.numel() == 0 or (x - y).abs().max() <= 1e-5 * x.abs().max().clamp_min(1) for x, y in pairs)
 
 
 def test_evaluation_is_deterministic(record_property: Record, times: int) -> None:

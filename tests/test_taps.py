@@ -215,7 +215,8 @@ def test_some_queries_have_the_weights_they_have_among_all(kind: str) -> None:
             network(x)
         with network.tap("node", queries=[1, 3]) as some:
             y = network(x)
-    assert torch.equal(y, plain)
+    joined = "windows" in kind or kind == "roll, then pad"  # with what stands around them, but for a tap
+    assert torch.allclose(y, plain, atol=1e-5 if joined else 0, rtol=0)
     for query in (1, 3):
         for a, b in zip(every["node"].of(query, 1)[1], some["node"].of(query, 1)[1], strict=True):
             assert torch.allclose(a, b, atol=1e-6)

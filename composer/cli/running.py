@@ -93,8 +93,10 @@ def run(
         size = extent
     said, window = (" × ".join(map(str, n)) for n in (volume.shape, size))
     print(f"{loaded.name} on {image.name}: {said} voxels, windows of {window}")
-    network = loaded.build(weights=weights, without=without or (), force=force).to(home, torch_dtype(dtype))
-    if plan := room(size).plan:
+    plan = room(size).plan
+    left_out = (*(without or ()), *(plan.without if plan else ()))
+    network = loaded.build(weights=weights, without=left_out, force=force).to(home, torch_dtype(dtype))
+    if plan:
         print(f"{plan}\n")
         network.planned(plan)
     if weights is None:

@@ -12,8 +12,10 @@ def transformer(v: Mapping[str, Any]) -> Any:
     """`nn.Transformer`, which notes whether the target is masked."""
     from torch import nn
 
-    if not v["final_norm"] or v["position"]:
-        raise ValueError("it has a norm at the end of both stacks and adds no positions, as the preset `torch`")
+    if not v["final_norm"] or v["position"] or v["input_dropout"]:
+        raise ValueError(
+            "it has a norm at the end of both stacks, adds no positions and drops no input, as the preset `torch`"
+        )
     if v["act"] not in ("relu", "gelu"):
         raise ValueError("its activation is relu or gelu")
     made = nn.Transformer(
