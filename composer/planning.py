@@ -62,8 +62,10 @@ def planned(
         search = _Search(program, shapes, budget, options, before)
         return search.checkpointed() if training else search.streamed()
     other = apart()
-    search = _Search(other, shapes, budget, options, with_flops(measure(other, shapes, **options), other))
-    plan = search.streamed()
+    alone = with_flops(measure(other, shapes, **options), other)
+    if alone.peak.bytes <= budget:
+        return MemoryPlan(budget, before, alone, without=JOINING)
+    plan = _Search(other, shapes, budget, options, alone).streamed()
     if plan.after.peak.bytes >= before.peak.bytes:
         return MemoryPlan(budget, before, before)
     return replace(plan, before=before, without=JOINING)

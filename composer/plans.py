@@ -27,7 +27,7 @@ class MemoryPlan:
     @property
     def chosen(self) -> bool:
         """Whether anything is done."""
-        return self.streams is not None or bool(self.checkpoint)
+        return self.streams is not None or bool(self.checkpoint) or bool(self.without)
 
     @property
     def fits(self) -> bool:
@@ -66,6 +66,8 @@ class MemoryPlan:
         if self.checkpoint:
             yield f"  computed again in the backward pass: {len(self.checkpoint)} nodes"
             yield from (f"    {address}" for address in self.checkpoint)
+        if self.without:
+            yield f"  without the passes {', '.join(self.without)}"
         if self.streams is not None:
             yield from self._sweeps(self.streams)
 
