@@ -74,8 +74,9 @@ def _rows(x: Tensor) -> tuple[Tensor, int]:
 
 
 def _scale(rows: Tensor, out: Tensor, scale: Tensor, shift: Tensor, act: Any) -> None:
-    """out = act(rows · scale + shift), piece by piece."""
-    for k in range(0, len(rows), step := max(1, PIECE // rows.shape[1])):
+    """out = act(rows · scale + shift), piece by piece; of a tensor without numbers all at once."""
+    step = max(1, PIECE // rows.shape[1]) if type(rows) is Tensor else len(rows)
+    for k in range(0, len(rows), step):
         pieces = [t[k : k + step] if len(t) == len(rows) and t.dim() > 1 else t for t in (scale, shift)]
         made = torch.addcmul(pieces[1], rows[k : k + step], pieces[0], out=out[k : k + step])
         if act is not None:
