@@ -305,6 +305,10 @@ class Network(nn.Module):
             plan.stream = None
         if streams is not None:
             plan = self.at_evaluation(streams.given)
+            if len(streams.nodes) != len(plan.calls):
+                text = f"these strips are for {len(streams.nodes)} steps, this network has {len(plan.calls)}"
+                help = ("build it without the same passes: `build(without=plan.without)`, or by `build(memory=…)`",)
+                raise BlueprintError(Diagnostic("BP706", text, help=help))
             plan.stream = Streaming(streams, plan.calls, _steps)
         return self
 

@@ -213,3 +213,13 @@ def test_train_keeps_to_the_memory(tmp_path: Path, capsys: pytest.CaptureFixture
     assert run([*asked(data, tmp_path / "other", epochs=1), "--memory", "10kB"]) == 1
     assert "error[BP706]: training `unet:demo` does not fit into 10.0 kB: the best plan" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()
+
+
+def test_strips_for_other_steps_are_refused() -> None:
+    """A network built with passes that join steps has fewer of them than the plan."""
+    net = composer.load("unet:volume", size=[16, 16, 16], widths=[4, 8])
+    plan = net.plan(net.cost(flops=False, without=JOINING).peak.bytes * 4 // 5)
+    assert plan.streams is not None
+    net.build(without=plan.without).planned(plan)
+    with pytest.raises(composer.BlueprintError, match=r"build\(without=plan.without\)"):
+        net.build().planned(plan)
