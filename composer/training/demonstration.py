@@ -61,6 +61,8 @@ def write(folder: Path) -> Path:
     if listed.is_file():
         return listed
     image, labels, affine = lobes()
+    inside = image[image > 0]
+    scaled = (image - inside.mean()) / inside.std()  # of the whole brain: a slab has its own share of each tissue
     folder.mkdir(parents=True, exist_ok=True)
     parts: dict[str, list[str]] = {"training": [], "test": []}
     rows = []
@@ -69,13 +71,13 @@ def write(folder: Path) -> Path:
         parts[part].append(name)
         moved = affine.copy()
         moved[2, 3] += affine[2, 2] * start
-        for kind, array in (("image", image), ("label", labels)):
+        for kind, array in (("image", scaled), ("label", labels)):
             _save(array[:, :, start:stop], moved, folder / f"{name}_{kind}.nii.gz")
         rows.append({"name": name, "image": f"{name}_image.nii.gz", "label": f"{name}_label.nii.gz"})
     document = {
         "name": "lobes of MNI152",
         "labels": CLASSES,
-        "channels": ["T1"],
+        "channels": ["noNorm"],
         "flip": False,
         "cases": rows,
         "split": parts,

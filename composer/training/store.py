@@ -93,7 +93,14 @@ def scalings(dataset: Dataset, channels: int, how: str = "auto") -> tuple[Scalin
     if how != "auto":
         return (Scaling(how),) * channels
     named = dataset.channels or ("",) * channels
-    return tuple(_of_ct(dataset, k) if "ct" in name.lower().split() else Scaling() for k, name in enumerate(named))
+    return tuple(_named(dataset, k, name.lower()) for k, name in enumerate(named))
+
+
+def _named(dataset: Dataset, channel: int, name: str) -> Scaling:
+    """As nnU-Net reads names: CT has units, `noNorm` is scaled already."""
+    if "ct" in name.split():
+        return _of_ct(dataset, channel)
+    return Scaling("none" if name == "nonorm" else "zscore")
 
 
 def _of_ct(dataset: Dataset, channel: int) -> Scaling:
