@@ -29,6 +29,8 @@ class Patches(Dataset[dict[str, Any]]):
         self.examples, self.view, self.recipe, self.position = examples, view, recipe, position
         self.change = changes(recipe, view, flip)
         shown = [[k for k, e in enumerate(examples) if e.counts[c]] for c in range(view.classes)]
+        slices = [e.label.shape[0] if view.rank == 2 else 1 for e in examples]
+        self.shares = np.array(slices) / sum(slices)  # each slice, or each volume, as often as any other
         self.showing = {c: cases for c, cases in enumerate(shown) if c and cases}
 
     def __len__(self) -> int:
@@ -64,7 +66,7 @@ class Patches(Dataset[dict[str, Any]]):
             centre = [int(a) - n // 2 for a, n in zip(about, self._box, strict=True)]
             room = self._room(case)
             return case, tuple(min(max(0, c), r) for c, r in zip(centre, room, strict=True))
-        case = int(rng.integers(len(self.examples)))
+        case = int(rng.choice(len(self.examples), p=self.shares))
         return case, tuple(int(rng.integers(r + 1)) for r in self._room(case))
 
     def _room(self, case: int) -> list[int]:
