@@ -134,7 +134,7 @@ class _Linker:
         self.old_names = renewing.old_names(registry)
         self.depth = 0
         self.times = 1  # copies that the loops around this place make
-        self.stopped = False  # there are too many parts, so that loops end
+        self.stopped = False  # there are too many parts or documents, so that loops end
         self.documents = 0  # blueprints used as blocks so far
 
     # --- addresses ---------------------------------------------------------------------------------------------
@@ -193,6 +193,7 @@ class _Linker:
         """The nodes of a blueprint, its edits applied below `prefix`."""
         self.documents += 1
         if self.documents > MAX_DOCUMENTS:
+            self.stopped = True
             text = f"more than {MAX_DOCUMENTS:,} blueprints are used as blocks, the last one at `{prefix.rstrip('.')}`"
             raise BlueprintError(Diagnostic("BP002", text, blueprint.span))
         for edit in blueprint.edits:

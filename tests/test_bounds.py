@@ -137,3 +137,13 @@ def test_time_grows_with_the_nodes(shape: str) -> None:
     small = min(scaling.seconds(make(500)) for _ in range(3))
     large = min(scaling.seconds(make(2000)) for _ in range(2))
     assert large < 8 * small
+
+
+def test_too_many_blueprints_end_the_loop_that_asks_for_them(tmp_path: Path) -> None:
+    """Found by mutated files: it was said once for each copy of a long loop."""
+    text = "blueprint: 1\ninputs: {image: {type: B 4 H W, size: [8, 8]}}\ngraph:\n"
+    text += "  a: {use: residual.double, from: image, out: 4, repeat: 3000}\noutputs: {a: a}\n"
+    (tmp_path / "t.yaml").write_text(text)
+    with pytest.raises(composer.BlueprintError) as caught:
+        composer.load(tmp_path / "t.yaml").check()
+    assert [d.code for d in caught.value.diagnostics] == ["BP002"]
