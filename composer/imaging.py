@@ -133,6 +133,11 @@ def buffers(
     return prepared, held + 4 * padded * (channels + classes + 1) + decided
 
 
+def stem(path: Path) -> str:
+    """The name of an image file without its ending."""
+    return next((path.name[: -len(s)] for s in SUFFIXES if path.name.lower().endswith(s)), path.stem)
+
+
 def view_codes(axis: str) -> str:
     """Directions of D, H, W for a view's name, or for three letters as in `RAS`: the order a network was trained in."""
     codes = VIEWS.get(axis, axis.upper())

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from composer import imaging
 from composer.addresses import Pattern
 from composer.module import Network
+from composer.segmenting import head_of
 from composer.segments import owners
 from composer.training.objective import Objective
 from composer.training.recipe import Recipe
@@ -103,8 +104,7 @@ class Segmentation(LightningModule):
 
 def classes_of(program: Any) -> int:
     """Channels of the first output."""
-    type_ = program.types[next(o for o in program.graph.outputs if not o.training).value.name]
-    return max(2, int(type_.channels))
+    return max(2, int(program.types[head_of(program)].channels))
 
 
 def pace(recipe: Recipe, step: int) -> float:

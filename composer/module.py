@@ -191,12 +191,13 @@ class Network(nn.Module):
     def _plan(self, given: Sequence[Tensor | None]) -> _Plan:
         """The steps for these inputs: prepared ones, where nobody follows what happens."""
         present = tuple(given[k] is not None for k in self._optional)
-        plans, kept = self._tapped or (self._plans, self._prepared)
-        plain = plans[self.training, *present]
-        kept = (self._trained if self._tapped is None else {}) if self.training else kept
-        prepared = kept.get(present)
+        plans, evaluated = self._tapped or (self._plans, self._prepared)
+        trained = {} if self._tapped else self._trained
+        plain, prepared = plans[self.training, *present], (trained if self.training else evaluated).get(present)
+        if prepared is None:
+            return plain
         followed = following() or plain.segments if self.training else recording()
-        return plain if prepared is None or followed else prepared
+        return plain if followed else prepared
 
     def tap(self, *patterns: str, queries: Sequence[int] | Mapping[str, Sequence[int]] | None = None) -> Taps:
         """Look into attention: from now on the nodes that patterns name (`encoder.*.attention`) also give their
@@ -206,7 +207,8 @@ class Network(nn.Module):
         >>> taps["blocks.0.attention"].weights
 
         Outputs and gradients stay equal up to rounding. Of some `queries` alone, by their numbers in all nodes or in
-        each, weights take little memory and nothing leaves its kernel. A pattern that names no attention is a
+        each, weights take little memory and no node leaves its kernel; but what passes joined around one comes apart. A
+        pattern that names no attention is a
         `BlueprintError` (BP112).
         """
         known = [a for plan in self._plans.values() for leaf in plan.addresses for a in owners(leaf)]

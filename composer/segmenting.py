@@ -9,6 +9,12 @@ from composer.graph import Ref
 from composer.inference import Program
 
 
+def head_of(program: Program) -> str:
+    """The node that gives the first output at evaluation; nothing where that is no value of one node."""
+    output = next((o for o in program.graph.outputs if not o.training), None)
+    return output.value.name if output and isinstance(output.value, Ref) else ""
+
+
 def segmentation(program: Program, name: str) -> tuple[int, int, tuple[int, ...]]:
     """Channels in, classes out, and the window: what makes a blueprint able to segment an image. A second input
     `position` is fed too: the window's place in the image."""
@@ -19,8 +25,7 @@ def segmentation(program: Program, name: str) -> tuple[int, int, tuple[int, ...]
         text = f"`composer run` feeds one image; `{name}` has the inputs {', '.join(i.name for i in program.inputs)}"
         help = "it also feeds an input `position: B 3`, behind the image: the place of the window"
         raise BlueprintError(Diagnostic("BP805", text, help=(help,)))
-    output = next((o for o in program.graph.outputs if not o.training), None)
-    type_: Any = program.types.get(output.value.name) if output and isinstance(output.value, Ref) else None
+    type_: Any = program.types.get(head_of(program))
     if type_ is None or getattr(type_, "kind", "") != "map":
         text = f"`{name}` gives {type_}, which is not a label for each voxel"
         raise BlueprintError(

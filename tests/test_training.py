@@ -371,3 +371,20 @@ def test_what_a_network_gives_in_training_is_trained(name: str) -> None:
     module.objective(outputs, batch["label"]).backward()
     moved = {n.split(".")[0] for n, p in network.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
     assert {"encoder", "decoder", "head"} <= moved
+
+
+def test_each_channel_of_one_file_is_scaled_by_what_it_is(tmp_path: Path) -> None:
+    """A file of three channels of which the second is CT."""
+    voxels = np.random.default_rng(0).normal(size=(*SIZE, 3)).astype(np.float32)
+    _, label = ball(tmp_path, "b")
+    nibabel.Nifti1Image(voxels, np.eye(4)).to_filename(tmp_path / "three.nii.gz")
+    document = {"labels": ["background", "ball"], "channels": ["T1", "CT", "noNorm"]}
+    document["cases"] = [{"image": "three.nii.gz", "label": label.name}]
+    (tmp_path / "list.yaml").write_text(json.dumps(document))
+    data = cases.read(tmp_path / "list.yaml")
+    found = store.scalings(data, 3)
+    assert [s.how for s in found] == ["zscore", "fixed", "none"]
+    inside = store.labels(data.cases[0]) > 0
+    assert found[1].mean == pytest.approx(voxels[..., 1][inside].mean(), rel=1e-4)
+    scaled = store.scaled(store.volume_of(data.cases[0], 3), found)
+    assert np.array_equal(scaled.data[2], voxels[..., 2])

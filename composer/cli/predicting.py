@@ -48,7 +48,7 @@ def predict(
     with progress() as advance:
         labels = known.segment(volume, overlap, advance)
     imaging.write_labels(labels, volume, output)
-    drawn = output.with_name(output.name.removesuffix(".gz").removesuffix(".nii") + ".png")
+    drawn = output.with_name(f"{imaging.stem(output)}.png")
     imaging.draw_overlay(volume, labels, drawn, title=f"{known.name} · {images[0].name}", names=known.labels)
     print(f"wrote {output}\nwrote {drawn}")
 

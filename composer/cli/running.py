@@ -69,7 +69,7 @@ def run(
     channels, classes, size = segmentation(program, loaded.name)
     position = len(program.inputs) > 1
     imaging.check_output(output, source=image)
-    drawn = picture or output.with_name(output.name.removesuffix(".gz").removesuffix(".nii") + ".png")
+    drawn = picture or output.with_name(f"{imaging.stem(output)}.png")
     imaging.check_output(drawn, suffixes=(".png",))
     home = usable(device)
     shape = imaging.shape_of(image, channels)
@@ -146,11 +146,11 @@ def queried(volume: Volume, queries: list[str] | None, axis: str) -> list[tuple[
 
 def draw_attention(sight: Sight, taps: Taps, voxels: list[tuple[int, ...]], output: Path, title: str) -> None:
     """A picture for each tapped node, one of all of them, and their numbers, beside the output."""
-    from composer import attention_figure, attention_maps
+    from composer import attention_figure, attention_maps, imaging
 
     taps.close()  # it has said which nodes there are; what is asked of them depends on the window
     voxels = voxels or attention_maps.chosen_voxels(sight.volume, len(sight.size), sight.axis)
-    stem = output.name.removesuffix(".gz").removesuffix(".nii")
+    stem = imaging.stem(output)
     found, placed = [], []
     for gazes in sight.gazes(list(taps.nodes.values()), voxels):
         found += gazes

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from composer.remedies import Request
     from composer.training.cases import Dataset
     from composer.training.recipe import Recipe
+    from composer.training.runs import Run
     from composer.training.store import Example, View
     from composer.training.suiting import Suited
 
@@ -93,7 +94,7 @@ def train(
     asked = settings(found, dataset, made, scaled)
     resumed = run.begin(asked, found.blueprint.to_yaml())
     machine = (device, devices, strategy, precision, workers)
-    learned(found, dataset, made, examples, run, resumed, weights, machine, plan)
+    learned(found, dataset, made, examples, run, asked["labels"], resumed, weights, machine, plan)
 
 
 def needed() -> None:
@@ -201,7 +202,8 @@ def learned(
     dataset: Dataset,
     recipe: Recipe,
     examples: list[Example],
-    run: Any,
+    run: Run,
+    names: list[str],
     resumed: bool,
     weights: Path | None,
     machine: tuple[Any, ...],
@@ -219,7 +221,6 @@ def learned(
         network.planned(plan)
     if recipe.prior and not resumed:
         _prior(network, found, examples)
-    names = run.read()["labels"]
     module = Segmentation(network, recipe, names, found.view.size)
     with Shown(recipe, names, resumed) as shown:
         history = learn(module, Data(examples, found.view, dataset.flip), run, Machine(*machine), shown)
@@ -230,11 +231,12 @@ def learned(
 
 
 def _prior(network: Any, found: Suited, examples: Sequence[Example]) -> None:
+    from composer.segmenting import head_of
     from composer.training.objective import begin_with_frequencies
 
     counts = [sum(e.counts[k] for e in examples if e.part == "training") for k in range(found.view.classes)]
     program = found.blueprint.check()
-    head = next(o for o in program.graph.outputs if not o.training).value.name  # type: ignore[union-attr]
+    head = head_of(program)
     if not begin_with_frequencies(network, head, counts):
         text = f"`prior` needs a head with a bias for each of the {found.view.classes} classes; `{head}` has none"
         raise BlueprintError(Diagnostic("BP826", text, help=("leave out `prior`",)))

@@ -21,12 +21,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from composer import source
+from composer import imaging, source
 from composer.diagnostics import BlueprintError, Diagnostic, Source, Span, did_you_mean, listing
 from composer.source import Map, span_of
 
 SPLITS = ("training", "validation", "test")
-ENDINGS = (".nii.gz", ".nii", ".mgz", ".mgh")
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ def read(path: str | os.PathLike[str]) -> Dataset:
 
 def of_pairs(pairs: Sequence[tuple[Path, Path]]) -> Dataset:
     """The data of image–label pairs."""
-    cases = tuple(Case(_stem(image), (image,), label) for image, label in pairs)
+    cases = tuple(Case(imaging.stem(image), (image,), label) for image, label in pairs)
     _check_files(cases)
     return Dataset("pairs", {"training": _named_apart(cases)})
 
@@ -110,7 +109,7 @@ def _document(file: Path) -> Map:
     """The mapping in a file, with the places of its values. JSON is YAML whose indents may be tabs."""
     if not file.is_file():
         raise refused(f"there is no file `{file}`", None, "give a dataset.json, a YAML list, its folder, or `demo`")
-    if file.name.endswith(ENDINGS):
+    if file.name.endswith(imaging.SUFFIXES):
         raise refused(f"`{file}` is one image", None, "give image and label with `--pair IMAGE LABEL`")
     try:
         text = file.read_text(encoding="utf-8")
@@ -152,7 +151,9 @@ class _Reader:
     def dataset(self) -> Dataset:
         cases = _named_apart(self.cases("training") or self.cases("cases"))
         parts = self.parts(cases)
-        test = tuple(Case(_stem(c.images[0]), c.images, c.label, c.span) for c in self.cases("test", labelled=False))
+        test = tuple(
+            Case(imaging.stem(c.images[0]), c.images, c.label, c.span) for c in self.cases("test", labelled=False)
+        )
         if test and not parts["test"]:
             parts["test"] = test
         labels = self.names("labels")
@@ -184,7 +185,7 @@ class _Reader:
         names = each["image"] if isinstance(each["image"], list) else [each["image"]]
         images = tuple(self.file.parent / str(n) for n in names)
         label = self.file.parent / str(each["label"]) if each.get("label") else None
-        return Case(str(each.get("name") or _stem(images[0])), images, label, place)
+        return Case(str(each.get("name") or imaging.stem(images[0])), images, label, place)
 
     def parts(self, cases: Sequence[Case]) -> dict[str, tuple[Case, ...]]:
         """The cases that each part of `split` names; the rest is for training."""
@@ -233,11 +234,6 @@ class _Reader:
 def _counted(given: Mapping[Any, Any]) -> bool:
     """Whether the keys are the numbers."""
     return all(str(k).isdigit() for k in given)
-
-
-def _stem(path: Path) -> str:
-    """The name of a file without its ending."""
-    return next((path.name[: -len(e)] for e in ENDINGS if path.name.lower().endswith(e)), path.stem)
 
 
 def _named_apart(cases: Sequence[Case]) -> tuple[Case, ...]:

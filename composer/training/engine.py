@@ -161,21 +161,21 @@ class Keeper(pl.Callback):
         self.history = [*self.history, row]
         self.hear("row", row)
         with _to_disk(self.run.folder):
-            weights = module.network.state_dict()
+            weights, name = module.network.state_dict(), module.network.blueprint.name
             if scores.get("dice", 0.0) > self.best and trainer.is_global_zero:
                 self.best = scores.get("dice", 0.0)
-                self._save(weights, self.run.best)
+                self._save(weights, name, self.run.best)
             if trainer.is_global_zero:
-                self._save(weights, self.run.final)
+                self._save(weights, name, self.run.final)
                 self.run.write_metrics(self.history)
             draft = self.run.last.with_name(".last.ckpt.tmp")
             trainer.save_checkpoint(draft)
             if trainer.is_global_zero:
                 os.replace(draft, self.run.last)
 
-    def _save(self, weights: Any, path: Path) -> None:
+    def _save(self, weights: Any, name: str, path: Path) -> None:
         with whole(path) as draft:
-            save_file(weights, draft, {"blueprint": self.run.read()["name"]})
+            save_file(weights, draft, {"blueprint": name})
 
 
 def diverged(epoch: int, batch: int, run: Run) -> BlueprintError:

@@ -7,12 +7,11 @@ and positions go on as they do.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -24,7 +23,7 @@ from composer.imaging import Progress, Volume
 from composer.training.cases import Case
 from composer.training.objective import leaves
 from composer.training.runs import Run
-from composer.training.store import Scaling, View, volume_of
+from composer.training.store import Scaling, View, scaled, volume_of
 from composer.weights import load_file, load_into
 
 
@@ -67,9 +66,7 @@ class Learned:
 
     def seen(self, case: Case) -> Volume:
         """The image of a case, scaled."""
-        volume = volume_of(case, self.view.channels)
-        parts = [s.of(replace(volume, data=volume.data[k : k + 1])) for k, s in enumerate(self.scaled)]
-        return replace(volume, data=np.concatenate([p.data for p in parts]))
+        return scaled(volume_of(case, self.view.channels), self.scaled)
 
     def segment(self, volume: Volume, overlap: float = 0.5, progress: Progress | None = None) -> NDArray[Any]:
         """Labels (X, Y, Z) on the grid of the file."""

@@ -122,8 +122,17 @@ def _channel(case: Case, channel: int) -> Volume:
     """One channel of a case: a file of its own, or a part of the only one."""
     if len(case.images) > 1:
         return imaging.read_volume(case.images[channel], 1)
-    volume = volume_of(case, channel + 1) if channel else volume_of(case, 0)
+    return _part(volume_of(case, 0), channel)
+
+
+def _part(volume: Volume, channel: int) -> Volume:
     return replace(volume, data=volume.data[channel : channel + 1])
+
+
+def scaled(volume: Volume, scalings: Sequence[Scaling]) -> Volume:
+    """A volume, each channel by its own scaling."""
+    parts = [s.of(_part(volume, k)).data for k, s in enumerate(scalings)]
+    return replace(volume, data=np.concatenate(parts))
 
 
 def volume_of(case: Case, channels: int) -> Volume:
@@ -160,12 +169,8 @@ def _same_grid(case: Case, one: Volume, its: Path, other: Volume, others: Path) 
 
 def labels(case: Case) -> NDArray[Any]:
     """The label map of a case (X, Y, Z), as stored."""
-    import nibabel
-
     assert case.label is not None
-    image = imaging.opened(case.label)
-    values = np.asarray(image.dataobj)
-    assert isinstance(image, nibabel.spatialimages.SpatialImage)
+    values = np.asarray(imaging.opened(case.label).dataobj)
     return values[..., 0] if values.ndim == 4 and values.shape[3] == 1 else values
 
 
@@ -224,16 +229,15 @@ def _made_of(case: Case, view: View, scaled: Sequence[Scaling], pad: bool) -> An
     return json.loads(json.dumps(said))
 
 
-def _seen(case: Case, view: View, scaled: Sequence[Scaling]) -> tuple[NDArray[np.float32], NDArray[Any]]:
+def _seen(case: Case, view: View, scalings: Sequence[Scaling]) -> tuple[NDArray[np.float32], NDArray[Any]]:
     """Image (C, D, H, W) and label (D, H, W) with axes as the network sees them."""
     volume = volume_of(case, view.channels)
     if len(volume.data) != view.channels:
         text = f"the case `{case.name}` has {len(volume.data)} channels, the network takes {view.channels}"
         raise BlueprintError(Diagnostic("BP821", text, case.span, help=(f"channels={len(volume.data)}",)))
     label = classes_of(case, volume, view.classes)
-    parts = [s.of(replace(volume, data=volume.data[k : k + 1])) for k, s in enumerate(scaled)]
     codes = imaging.view_codes(view.axis)
-    image = np.stack([imaging.turned(p.data[0], volume.affine, codes) for p in parts])
+    image = np.stack([imaging.turned(c, volume.affine, codes) for c in scaled(volume, scalings).data])
     return np.ascontiguousarray(image), np.ascontiguousarray(imaging.turned(label, volume.affine, codes))
 
 
