@@ -171,13 +171,14 @@ def opened(path: Path) -> Any:
     try:
         image = _nibabel().load(path)
     except Exception as error:  # a broken header can raise anything, and all of it is the file's fault
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
     if not isinstance(image, _nibabel().spatialimages.SpatialImage):
         raise _refusal("BP801", f"`{path}` holds a {type(image).__name__}, not an image on a grid of voxels")
     return image
 
 
-def _unreadable(path: Path, error: Exception) -> BlueprintError:
+def unreadable(path: Path, error: Exception) -> BlueprintError:
+    """A file that its reader gave up (BP801)."""
     reason = " ".join(str(error).split()) or type(error).__name__
     return _refusal(
         "BP801",
@@ -192,7 +193,7 @@ def _voxels(path: Path, image: Any) -> NDArray[np.float32]:
         with np.errstate(over="ignore", invalid="ignore"):  # too large for float32 is infinite, and refused as such
             return np.asarray(image.get_fdata(dtype=np.float32, caching="unchanged"), np.float32)
     except Exception as error:  # cut off, a wrong checksum, more voxels than memory
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
 
 
 def _channels_first(voxels: NDArray[np.float32]) -> NDArray[np.float32]:

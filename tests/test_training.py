@@ -156,6 +156,7 @@ WRONG: dict[str, tuple[Spoil, str, str]] = {
     "another place": (lambda i, m: _edit(m, lambda v: v, np.diag([1, 1, 2, 1.0])), "BP821", "mm apart"),
     "NaN": (lambda i, m: _edit(i, _set(np.nan)), "BP803", "NaN"),
     "missing": (lambda i, m: m.unlink(), "BP820", "has no file"),
+    "cut off": (lambda i, m: m.write_bytes(m.read_bytes()[:-40]), "BP801", "cannot be read"),
     "no image": (lambda i, m: i.write_bytes(b"nothing"), "BP801", "cannot be read"),
 }
 

@@ -11,6 +11,7 @@ data is said before training starts: grids that differ (BP821), values that are 
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -170,7 +171,10 @@ def _same_grid(case: Case, one: Volume, its: Path, other: Volume, others: Path) 
 def labels(case: Case) -> NDArray[Any]:
     """The label map of a case (X, Y, Z), as stored."""
     assert case.label is not None
-    values = np.asarray(imaging.opened(case.label).dataobj)
+    try:
+        values = np.asarray(imaging.opened(case.label).dataobj)
+    except (OSError, EOFError, ValueError, zlib.error) as fault:  # cut off, or a wrong checksum
+        raise imaging.unreadable(case.label, fault) from fault
     return values[..., 0] if values.ndim == 4 and values.shape[3] == 1 else values
 
 
