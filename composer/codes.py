@@ -897,6 +897,27 @@ _IMAGES = (
         none at the address given. Convolutions can learn positions from the zeros that they pad with, and of that there
         is no table.""",
     ),
+    Code(
+        "BP843",
+        "a pretext that a network cannot learn",
+        """`composer pretrain --pretext mae` hides most of the patches of an image, so the network must be able to go on
+        with the others: its tokens know their positions by a code that is added to them, each sees only its own patch,
+        and what follows needs no grid. Networks of windows and of convolutions are not like that. Rotation is a pretext
+        for every encoder of images whose shape some rotation keeps.""",
+    ),
+    Code(
+        "BP844",
+        "weights of another network that do not fit",
+        """`--from` takes the weights that two networks have at the same addresses. Here some of them have another shape,
+        or none has a common address. Codes of positions are fitted to another grid; anything else must be alike. Give
+        both networks the same parameters, or leave those out with `--leave ADDRESS`.""",
+    ),
+    Code(
+        "BP845",
+        "a pretext or an option of it that there is not",
+        """The message lists the pretexts and their options. A share of hidden patches lies between 0 and 1; rotations are
+        4 in the plane, and 10 or 24 in space.""",
+    ),
 )
 
 _OWN = (

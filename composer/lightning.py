@@ -93,13 +93,18 @@ class Segmentation(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimizer, and a schedule that steps with it."""
-        recipe, groups = self.recipe, list(grouped(self.network, self.recipe))
-        if recipe.optimizer == "sgd":
-            made: Any = torch.optim.SGD(groups, recipe.lr, recipe.momentum, nesterov=recipe.momentum > 0)
-        else:
-            made = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[recipe.optimizer](groups, recipe.lr)
-        schedule = torch.optim.lr_scheduler.LambdaLR(made, lambda step: pace(recipe, step))
-        return {"optimizer": made, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return optimizers(self.network, self.recipe)
+
+
+def optimizers(network: nn.Module, recipe: Recipe) -> Any:
+    """The optimizer of a recipe and its schedule, as Lightning takes them."""
+    groups = list(grouped(network, recipe))
+    if recipe.optimizer == "sgd":
+        made: Any = torch.optim.SGD(groups, recipe.lr, recipe.momentum, nesterov=recipe.momentum > 0)
+    else:
+        made = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[recipe.optimizer](groups, recipe.lr)
+    schedule = torch.optim.lr_scheduler.LambdaLR(made, lambda step: pace(recipe, step))
+    return {"optimizer": made, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
 def classes_of(program: Any) -> int:

@@ -77,6 +77,9 @@ SMALLER: dict[str, dict[str, Any]] = {
     "unet3d": dict(size=[8, 8, 8], widths=[4, 8]),
     "unetr": dict(size=[16, 16], patch=4, dim=16, hidden=16, heads=2, depth=2, taps=[0], width=4, classes=3),
     "vit": dict(size=[8, 8], patch=4, dim=16, depth=1, heads=2, hidden=16, classes=3),
+    "vit_mae": dict(
+        size=[8, 8], patch=4, dim=16, depth=1, heads=2, hidden=16, decoder_dim=8, decoder_depth=1, decoder_heads=2
+    ),
 }  # fmt: skip
 """Where the small networks of the swap matrix are none, or not small enough for torch's compilers."""
 SIZES = {"transformer": {"source": (2, 16, 6), "target": (2, 16, 5)}}

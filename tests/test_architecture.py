@@ -32,8 +32,8 @@ WALK = [
     *"eject.expressions eject.recording eject.sources eject.layout eject.names eject.parts eject.flow eject.regions".split(),
     *"eject.sizing eject.padding eject.forward eject.classes eject.places eject.constructors eject.statements eject.initial".split(),
     *"eject.runtime eject.file eject".split(),
-    *"imaging segmenting training training.cases training.recipe training.store training.suiting".split(),
-    *"training.patches training.objective lightning training.runs training.engine training.predicting training.scoring training.demonstration".split(),
+    *"imaging segmenting pretexts training training.cases training.recipe training.store training.suiting".split(),
+    *"training.patches training.objective lightning pretraining training.runs training.transfer training.engine training.predicting training.scoring training.demonstration".split(),
 ]
 """Each may import those before it."""
 FREE = {"__init__", "cli"}

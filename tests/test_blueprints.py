@@ -11,6 +11,7 @@ from composer.blueprint import shipped
 
 PARAMETERS = {
     "vit:tiny": 5717416, "vit:small": 22050664, "vit": 86567656, "vit:large": 304326632, "vit:huge": 632045800,
+    "vit_mae": 111907840, "vit_mae:large": 329541888, "vit_mae:huge": 657074508,
     "swin": 28288354, "swin:small": 49606258, "swin:base": 87768224, "swin:base384": 87903584, "swin:large": 196532476,
     "segformer": 3752694, "segformer:b1": 13715798, "segformer:b2": 27461974, "segformer:b3": 47337814,
     "segformer:b4": 64108374, "segformer:b5": 84708694,

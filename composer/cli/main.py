@@ -27,6 +27,7 @@ from composer.cli import (
     locking,
     plugins,
     predicting,
+    pretraining,
     running,
     starting,
     training,
@@ -68,6 +69,7 @@ building.add_to(app)
 running.add_to(app)
 benching.add_to(app)
 training.add_to(app)
+pretraining.add_to(app)
 predicting.add_to(app)
 changing.add_to(app)
 locking.add_to(app)

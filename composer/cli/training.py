@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from composer.training.suiting import Suited
 
 
+FROM = "A run, or weights, to begin with as far as addresses meet: what `pretrain` learned."
+LEAVE = "An address whose weights are not taken from there: 'patches'; repeatable."
+
+
 def add_to(app: typer.Typer) -> None:
     """Register the verb."""
     app.command()(train)
@@ -54,6 +58,8 @@ def train(
     normalize: Annotated[str, typer.Option(help="auto (by modality), zscore, minmax or none.")] = "auto",
     pad: Annotated[bool, typer.Option("--pad", help="Continue images that are smaller than the patch.")] = False,
     weights: Annotated[Path | None, typer.Option(help="Weights to begin with.")] = None,
+    from_: Annotated[Path | None, typer.Option("--from", help=FROM)] = None,
+    leave: Annotated[list[str] | None, typer.Option(help=LEAVE)] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, gpu or mps.")] = "auto",
     devices: Annotated[str, typer.Option(help="How many, or which.")] = "1",
     strategy: Annotated[str, typer.Option(help="Lightning's: auto, ddp, fsdp …")] = "auto",
@@ -91,10 +97,11 @@ def train(
         examples = store.prepare(dataset, found.view, scaled, run.prepared, pad=pad, progress=advance)
     for case in store.empty(examples):
         print(f"note: the label map of `{case.name}` is empty", file=sys.stderr)
-    asked = settings(found, dataset, made, scaled)
+    asked = settings(found, dataset, made, scaled) | started(from_, leave)
     resumed = run.begin(asked, found.blueprint.to_yaml())
     machine = (device, devices, strategy, precision, workers)
-    learned(found, dataset, made, examples, run, asked["labels"], resumed, weights, machine, plan)
+    start = (from_, leave or [])
+    learned(found, dataset, made, examples, run, asked["labels"], resumed, weights, machine, plan, start)
 
 
 def needed() -> None:
@@ -106,7 +113,23 @@ def needed() -> None:
         raise BlueprintError(Diagnostic("BP826", "training needs the package `lightning`", help=help))
 
 
-def listed(data: str | None, pairs: Sequence[str] | None, out: Path) -> Dataset:
+def started(path: Path | None, leave: Sequence[str] | None) -> dict[str, Any]:
+    """What a run began with, for run.json."""
+    if path is None and leave:
+        text = "`--leave` says what not to take from a run, and no run is given"
+        raise BlueprintError(Diagnostic("BP844", text, help=("name it with `--from RUN`",)))
+    return {} if path is None else {"from": str(path.absolute()), "leave": list(leave or ())}
+
+
+def begin_with(network: Any, path: Path | None, leave: Sequence[str], *, resumed: bool) -> None:
+    """Take weights from another run and say which; a run that goes on has its own."""
+    if path is not None and not resumed:
+        from composer.training.transfer import take
+
+        print(take(network, path, leave))
+
+
+def listed(data: str | None, pairs: Sequence[str] | None, out: Path, labelled: bool = True) -> Dataset:
     """The data that the command line names; those of the demonstration are made beside the run."""
     from composer.training import cases
 
@@ -115,7 +138,7 @@ def listed(data: str | None, pairs: Sequence[str] | None, out: Path) -> Dataset:
 
         return cases.read(demonstration.write(out.absolute().parent / "lobes"))
     if data and not pairs:
-        return cases.read(data)
+        return cases.read(data, labelled)
     if data or not pairs:
         text = "give the data once: `--data dataset.json`, or `--pair image.nii.gz=labels.nii.gz` for each image"
         raise BlueprintError(Diagnostic("BP820", text))
@@ -208,6 +231,7 @@ def learned(
     weights: Path | None,
     machine: tuple[Any, ...],
     plan: MemoryPlan | None = None,
+    start: tuple[Path | None, Sequence[str]] = (None, ()),
 ) -> None:
     """Build, train, and say what came of it."""
     import torch
@@ -217,6 +241,7 @@ def learned(
 
     torch.manual_seed(recipe.seed)
     network = found.blueprint.build(weights=weights)
+    begin_with(network, *start, resumed=resumed)
     if plan:
         network.planned(plan)
     if recipe.prior and not resumed:
@@ -299,5 +324,6 @@ class Shown:
     def row(self, row: Mapping[str, float]) -> None:
         dice = [f"{name} {row[key]:.3f}" for name in self.names[1:] if (key := f"dice/{name}") in row]
         mean = f"  dice {row['dice']:.3f}" if "dice" in row else ""
+        mean += f"  accuracy {row['accuracy']:.3f}" if "accuracy" in row else ""
         line = f"epoch {row['epoch']:.0f}/{self.recipe.epochs}  loss {row['loss']:.3f}{mean}"
         self.console.print(f"{line}  {'  '.join(dice)}".rstrip(), soft_wrap=True)

@@ -56,8 +56,14 @@ class Dataset:
 
     @property
     def cases(self) -> tuple[Case, ...]:
-        """All of them that have a label map."""
-        return tuple(c for part in SPLITS for c in self.parts.get(part, ()) if c.label)
+        """All of them that have a label map; where none has one, all."""
+        listed = [c for part in SPLITS for c in self.parts.get(part, ())]
+        return tuple(c for c in listed if c.label) or tuple(listed)
+
+    def unlabelled(self) -> Dataset:
+        """All images for training, but those that are kept for tests, without their label maps."""
+        cases = [replace(c, label=None) for part in SPLITS[:2] for c in self.parts.get(part, ())]
+        return replace(self, parts={"training": tuple(cases)}, labels=(), divided=True)
 
     def split(self, share: float = 0.2, seed: int = 0) -> Dataset:
         """With a share of the training cases, at least one, drawn for validation where the list names none."""
@@ -69,14 +75,15 @@ class Dataset:
         return replace(self, parts={**self.parts, "training": chosen[False], "validation": chosen[True]})
 
 
-def read(path: str | os.PathLike[str]) -> Dataset:
-    """The data that a file, or a folder with a `dataset.json`, lists. Mistakes are BP820, each with its place."""
+def read(path: str | os.PathLike[str], labelled: bool = True) -> Dataset:
+    """The data that a file, or a folder with a `dataset.json`, lists. Mistakes are BP820, each with its place. Unless
+    it must be `labelled`, a case may be an image alone."""
     file = Path(path)
     if file.is_dir():
         file = _in_folder(file)
     document = _document(file)
     data = _nnunet(document, file) if "numTraining" in document and "training" not in document else document
-    dataset = _Reader(data, file).dataset()
+    dataset = _Reader(data, file, labelled).dataset()
     if not dataset.parts["training"]:
         raise refused(f"`{file}` lists no case for training", getattr(document, "span", None))
     return dataset
@@ -145,11 +152,12 @@ def _nnunet(document: Map, file: Path) -> Map:
 class _Reader:
     """A document on its way to a `Dataset`; mistakes are collected."""
 
-    def __init__(self, document: Map, file: Path):
+    def __init__(self, document: Map, file: Path, labelled: bool = True):
         self.document, self.file, self.mistakes = document, file, list[Diagnostic]()
+        self.labelled = labelled
 
     def dataset(self) -> Dataset:
-        cases = _named_apart(self.cases("training") or self.cases("cases"))
+        cases = _named_apart(self.cases("training", self.labelled) or self.cases("cases", self.labelled))
         parts = self.parts(cases)
         test = tuple(
             Case(imaging.stem(c.images[0]), c.images, c.label, c.span) for c in self.cases("test", labelled=False)

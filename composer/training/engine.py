@@ -27,11 +27,13 @@ from torch.utils.data import DataLoader
 from composer.diagnostics import BlueprintError, Diagnostic
 from composer.files import refused, whole
 from composer.lightning import Segmentation
+from composer.pretraining import Pretraining
 from composer.training.patches import Numbers, Patches, Whole
 from composer.training.runs import Run
 from composer.training.store import Example, View
 from composer.weights import save_file
 
+Learner = Segmentation | Pretraining
 Row = Mapping[str, float]
 Listener = Callable[[str, Any], None]
 """Hears `epoch` (number), `step` (done in this epoch, loss), `row` (the metrics of an epoch that ended)."""
@@ -61,7 +63,7 @@ class Data:
 
 
 def learn(
-    module: Segmentation, data: Data, run: Run, machine: Machine | None = None, hear: Listener | None = None
+    module: Learner, data: Data, run: Run, machine: Machine | None = None, hear: Listener | None = None
 ) -> list[Row]:
     """Train to the end of the recipe, from the last checkpoint of the run where there is one; the metrics of every
     epoch. What is kept stands in `RUN`; interrupted, it goes on where it was."""
@@ -77,7 +79,7 @@ def learn(
     return keeper.history
 
 
-def _trainer(module: Segmentation, run: Run, machine: Machine, keeper: Keeper) -> pl.Trainer:
+def _trainer(module: Learner, run: Run, machine: Machine, keeper: Keeper) -> pl.Trainer:
     recipe = module.recipe
     devices = int(machine.devices) if machine.devices.lstrip("-").isdigit() else machine.devices
     return pl.Trainer(
@@ -90,7 +92,7 @@ def _trainer(module: Segmentation, run: Run, machine: Machine, keeper: Keeper) -
     )  # fmt: skip
 
 
-def _patches(module: Segmentation, data: Data, trainer: pl.Trainer, machine: Machine) -> DataLoader[Any]:
+def _patches(module: Learner, data: Data, trainer: pl.Trainer, machine: Machine) -> DataLoader[Any]:
     recipe, world = module.recipe, trainer.world_size
     patches = Patches(data.part("training"), data.view, recipe, data.flip, module.position)
     numbers = Numbers(recipe.steps * recipe.accumulate * recipe.batch * world, trainer.global_rank, world)

@@ -81,6 +81,10 @@ def learned(folders: Sequence[Path], weights: str = "best", flips: bool = False,
     """What runs learned, as one network. They must have been asked for the same view of the same classes (BP825)."""
     found = [Run(folder).read() for folder in folders]
     first = found[0]
+    for folder, asked in zip(folders, found, strict=True):
+        if "pretext" in asked:
+            text = f"`{folder}` is a run of `composer pretrain`, whose network segments nothing"
+            raise BlueprintError(Diagnostic("BP825", text, help=(f"composer train … --from {folder}",)))
     for folder, other in zip(folders[1:], found[1:], strict=True):
         wrong = next((k for k in ("view", "labels", "scaling") if other[k] != first[k]), None)
         if wrong:

@@ -106,11 +106,11 @@ def _named(dataset: Dataset, channel: int, name: str) -> Scaling:
 
 def _of_ct(dataset: Dataset, channel: int) -> Scaling:
     """Percentiles 0.5 and 99.5, mean and deviation of the labelled voxels of the training images (nnU-Net: Isensee et
-    al., 2021)."""
+    al., 2021); without labels, of those brighter than the mean, which is the body and not the air."""
     rng, found = np.random.default_rng(0), []
     for case in dataset.parts["training"]:
-        volume, label = _channel(case, channel), labels(case)
-        inside = volume.data[0][label > 0]
+        data = _channel(case, channel).data[0]
+        inside = data[labels(case) > 0 if case.label else data > data.mean()]
         found.append(rng.choice(inside, min(len(inside), PLACES), replace=False))
     values = np.concatenate(found) if found else np.zeros(0)
     if not len(values):
@@ -187,11 +187,13 @@ def prepare(
     pad: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Example]:
-    """Every labelled case, prepared in a folder; all mistakes of the data are raised together."""
+    """Every labelled case, prepared in a folder; all mistakes of the data are raised together. A view of one class has
+    nothing to label: then every case, and all of it is that class."""
     folder.mkdir(parents=True, exist_ok=True)
     examples: list[Example] = []
     mistakes: list[Diagnostic] = []
-    todo = [(part, case) for part, cases in dataset.parts.items() for case in cases if case.label]
+    alone = view.classes == 1
+    todo = [(part, case) for part, cases in dataset.parts.items() for case in cases if case.label or alone]
     for done, (part, case) in enumerate(todo):
         try:
             examples.append(_prepared(case, part, view, scaled, folder, pad))
@@ -201,7 +203,8 @@ def prepare(
             progress(done + 1, len(todo))
     if mistakes:
         raise BlueprintError(mistakes)
-    _check_counts(examples, dataset, view)
+    if not alone:
+        _check_counts(examples, dataset, view)
     return examples
 
 
@@ -239,7 +242,7 @@ def _seen(case: Case, view: View, scalings: Sequence[Scaling]) -> tuple[NDArray[
     if len(volume.data) != view.channels:
         text = f"the case `{case.name}` has {len(volume.data)} channels, the network takes {view.channels}"
         raise BlueprintError(Diagnostic("BP821", text, case.span, help=(f"channels={len(volume.data)}",)))
-    label = classes_of(case, volume, view.classes)
+    label = classes_of(case, volume, view.classes) if case.label else np.zeros(volume.data.shape[1:], np.uint8)
     codes = imaging.view_codes(view.axis)
     image = np.stack([imaging.turned(c, volume.affine, codes) for c in scaled(volume, scalings).data])
     return np.ascontiguousarray(image), np.ascontiguousarray(imaging.turned(label, volume.affine, codes))

@@ -30,8 +30,16 @@ class Suited:
     said: tuple[str, ...]
 
 
-def suit(load: Loader, given: Sequence[str], dataset: Dataset, axis: str = "axial", pad: bool = False) -> Suited:
-    """The blueprint for a data set; `given` are the parameters that the user set."""
+def suit(
+    load: Loader,
+    given: Sequence[str],
+    dataset: Dataset,
+    axis: str = "axial",
+    pad: bool = False,
+    see: Callable[[Blueprint, str], View] | None = None,
+) -> Suited:
+    """The blueprint for a data set; `given` are the parameters that the user set, `see` says what a network takes."""
+    see = see or view_of
     wanted: dict[str, Any] = {}
     loaded = load({})
     counts = {"channels": channels_of(dataset), "classes": len(dataset.labels)}
@@ -39,14 +47,14 @@ def suit(load: Loader, given: Sequence[str], dataset: Dataset, axis: str = "axia
         if count and name in loaded.values and name not in given and loaded.values[name] != count:
             wanted[name] = count
     blueprint = load(wanted) if wanted else loaded
-    view = view_of(blueprint, axis)
+    view = see(blueprint, axis)
     _check(view, counts, blueprint)
     if "size" in loaded.values and "size" not in given and not pad:
         smaller = _fitting(blueprint, view, smallest(dataset, view))
         if smaller and smaller != view.size:
             wanted["size"] = list(smaller)
             blueprint = load(wanted)
-            view = view_of(blueprint, axis)
+            view = see(blueprint, axis)
     return Suited(blueprint, view, tuple(f"{k}={_short(v)}" for k, v in wanted.items()))
 
 
@@ -58,6 +66,16 @@ def view_of(blueprint: Blueprint, axis: str = "axial") -> View:
     """What a network that segments takes and gives. BP805 where it does something else."""
     channels, classes, size = segmentation(blueprint.check(), blueprint.name)
     return View(channels, max(2, classes), size, axis)
+
+
+def image_of(blueprint: Blueprint, axis: str = "axial") -> View:
+    """What a network takes whose outputs do not matter: one class, of everything. BP805 where it takes no image."""
+    program = blueprint.check()
+    image = program.inputs[0]
+    if not image.type.grid or not program.built:
+        text = f"`{blueprint.name}` takes no image of a known size"
+        raise BlueprintError(Diagnostic("BP805", text, help=("give its input a `size:`",)))
+    return View(image.type.channels, 1, tuple(program.built[a] for a in image.axes), axis)
 
 
 def channels_of(dataset: Dataset) -> int:

@@ -16,9 +16,13 @@ class PositionTable(Block):
     layout: ClassVar[dict[str, str]] = {"x": "tokens", "like": "grid"}
     add: bool
     std: Number
+    fixed: bool = False
 
     def infer(self, rule: Rule, x: Type, like: Type | None = None) -> Type:
         rows = rule.built(x.length)
+        if self.fixed:
+            text = f"waves along each axis need a grid with an even number of channels, {2 * x.rank} or more, not {x}"
+            rule.need(x.rank > 0 and x.channels % 2 == 0 and x.channels >= 2 * x.rank, text, "BP401")
         if like is None:
             rule.equal(x.length, rows, f"{x.length} tokens must be the {rows} of the position table", "BP403")
         return x
@@ -27,13 +31,15 @@ class PositionTable(Block):
         return Traits(position="code")
 
     def build(self, x: Type, like: Type | None) -> Any:
-        from composer_blocks.modules.positions import Learned, Resized
+        from composer_blocks.modules.positions import Learned, Resized, waving
 
         rows = x.length
         assert isinstance(rows, int)  # the rule fixed it
         if like is None:
-            return Learned(rows, x.channels, self.std, self.add)
-        return Resized(rows, x.channels, self.std, self.add, grid=_cells(x))
+            made = Learned(rows, x.channels, self.std, self.add)
+        else:
+            made = Resized(rows, x.channels, self.std, self.add, grid=_cells(x))
+        return waving(made, _cells(x)) if self.fixed else made
 
 
 class AxisTables(Block):
@@ -66,19 +72,22 @@ class LearnedPosition(Block):
     with `add: false`. The table has as many rows as there are tokens at the size the network is built for, and other
     sizes are refused; with `resize` the rows of the grid are interpolated to theirs (linear, in 2-D bicubic), and those
     of extra tokens stay. With `axis_rows` there is instead a table of so many rows for each axis, with as many channels
-    each, for any grid up to that (Carion et al., 2020, uniform in 0..1 at first)."""
+    each, for any grid up to that (Carion et al., 2020, uniform in 0..1 at first). A `fixed` table is not learned: it
+    holds sines, then cosines, of each axis, the last axis first, and zeros for extra tokens (He et al., 2022)."""
 
     name = "position.learned"
     add: bool = True
     std: Number = 0.02
     resize: bool = False
     axis_rows: Positive | None = None
+    fixed: bool = False
 
     def compose(self, net: Scope, x: Value) -> Value:
         if self.axis_rows:
+            net.need(not self.fixed, "`fixed` is for one table of all cells, not for `axis_rows`", "BP202")
             net.need(not self.resize, "`resize` is for one table of all cells, `axis_rows` fits any grid", "BP202")
             return net.add("", AxisTables(rows=self.axis_rows, add=self.add), x)
-        table = PositionTable(add=self.add, std=self.std)
+        table = PositionTable(add=self.add, std=self.std, fixed=self.fixed)
         if not self.resize:
             return net.add("", table, x)
         net.need(x.type.kind in ("map", "tokens"), f"`resize` needs tokens of one grid, not {x.type}", "BP302")

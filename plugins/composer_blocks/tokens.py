@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any, ClassVar
 
-from composer import Block, Natural, Number, Positive, Rule, Scope, Type, Value, queries, vector
+from composer import Block, Natural, Number, Positive, Rate, Rule, Scope, Type, Value, map_, queries, vector
 
 
 class Prepend(Block):
@@ -161,4 +162,61 @@ class Learned(Block):
         return Module(self.count, self.dim or x.channels, self.std, self.zeros)
 
 
-BLOCKS = (Prepend, Drop, Take, Learned)
+class Mask(Block):
+    """Hides a share of the tokens of a grid (He et al., 2022, arXiv:2111.06377): of x (B, extra + N, C) it gives
+
+    x       those that are left, (B, extra + ⌊N·(1 - ratio)⌋, C): the extra ones, then the others by rising noise
+    order   for each token its place in x, or from the end of x on where it is hidden: (B, extra + N, 1)
+    mask    1 where a token is hidden, else 0: (B, 1, *grid)
+    `noise` (B, N) decides which: the largest are hidden. Without it, it is drawn for every sample in training; in
+    evaluation it is the same spread over the grid for all samples. `tokens.unmask` puts what is left back.
+    """
+
+    name = "tokens.mask"
+    layout: ClassVar[dict[str, str]] = {"x": "tokens", "noise": "any"}
+    gives: ClassVar[str] = "tokens"
+    many: ClassVar[bool] = True
+    weightless: ClassVar[bool] = True
+    ratio: Rate = 0.75
+
+    def infer(self, rule: Rule, x: Type, noise: Type | None = None) -> dict[str, Type]:
+        rule.need(0 < self.ratio < 1, f"hides a share between 0 and 1 of the tokens, not {self.ratio}", "BP202")
+        if not rule.need(x.kind in ("map", "tokens"), f"hides tokens of one grid, and {x} stand on none", "BP302"):
+            return {"x": x, "order": x, "mask": x}
+        cells, shown = x.length - x.extra, 1 - Fraction(str(self.ratio))
+        kept = cells * shown.numerator // shown.denominator
+        rule.at_least(kept, 1, f"token that is left of those of which {self.ratio:g} is hidden")
+        if noise is not None and rule.need(noise.kind == "vector", f"noise is (B, N), not {noise}", "BP301"):
+            rule.equal(cells, noise.channels, f"each of {cells} tokens needs its noise, not {noise.channels}")
+        seen = queries(kept + x.extra, x.channels)
+        return {"x": seen, "order": x.with_(channels=1), "mask": map_(1, x.grid)}
+
+    def build(self, x: Type) -> Any:
+        from composer_blocks.modules.masking import Mask as Module
+
+        shown = 1 - Fraction(str(self.ratio))
+        return Module(shown.numerator, shown.denominator, x.extra)
+
+
+class Unmask(Block):
+    """Tokens back in their places, and where one was hidden a learned one, the same everywhere: x (B, n, C) and `order`
+    (B, extra + N, 1) of `tokens.mask` -> (B, extra + N, C), on the grid that they stood on."""
+
+    name = "tokens.unmask"
+    layout: ClassVar[str] = "tokens"
+    gives: ClassVar[str] = "tokens"
+    std: Number = 0.02
+
+    def infer(self, rule: Rule, x: Type, order: Type) -> Type:
+        whole = order.kind in ("map", "tokens") and order.channels == 1
+        rule.need(whole, f"`order` is that of `tokens.mask`, one number for each token, not {order}", "BP301")
+        rule.at_least(order.length - x.length, 0, "place for every token")
+        return order.with_(channels=x.channels)
+
+    def build(self, x: Type) -> Any:
+        from composer_blocks.modules.masking import Unmask as Module
+
+        return Module(x.channels, self.std)
+
+
+BLOCKS = (Prepend, Drop, Take, Learned, Mask, Unmask)

@@ -50,6 +50,22 @@ class Resized(Learned):
         return f"grid={self.grid}, extra={self.extra}"
 
 
+def waving(made: Learned, grid: tuple[int, ...]) -> Learned:
+    """A table of waves that is not learned; rows of extra tokens are zeros."""
+    rows, channels = made.table.shape
+    rank = len(grid)
+    part = channels // (2 * rank) * 2
+    widths = [channels - (rank - 1) * part, *[part] * (rank - 1)]
+    waves = Sine(
+        widths, add=False, origin=0, normalize=False, group=2, arrange="halves", axes="reversed", temperature=10000
+    )
+    with torch.no_grad():
+        code = waves(torch.zeros(1, *grid, channels, dtype=torch.float64, device=made.table.device)).flatten(0, -2)
+        made.table.copy_(torch.cat([code.new_zeros(rows - len(code), channels), code]))
+    made.table.requires_grad_(False)
+    return made
+
+
 class PerAxis(nn.Module):
     """x (B, *grid, C) -> x + code or the code, the tables (rows, C / rank) of the axes side by side, the last first."""
 
