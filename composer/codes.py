@@ -908,15 +908,15 @@ _IMAGES = (
     Code(
         "BP844",
         "weights of another network that do not fit",
-        """`--from` takes the weights that two networks have at the same addresses. Here some of them have another shape,
-        or none has a common address. Codes of positions are fitted to another grid; anything else must be alike. Give
-        both networks the same parameters, or leave those out with `--leave ADDRESS`.""",
+        """`--from` takes the weights that two networks have at the same addresses. Here some of them have another
+        shape, or none has a common address. Codes of positions are fitted to another grid; anything else must be alike.
+        Give both networks the same parameters, or leave those out with `--leave ADDRESS`.""",
     ),
     Code(
         "BP845",
         "a pretext or an option of it that there is not",
-        """The message lists the pretexts and their options. A share of hidden patches lies between 0 and 1; rotations are
-        4 in the plane, and 10 or 24 in space.""",
+        """The message lists the pretexts and their options. A share of hidden patches lies between 0 and 1; rotations
+        are 4 in the plane, and 10 or 24 in space.""",
     ),
 )
 

@@ -1,16 +1,17 @@
 """Pretexts: what an encoder can learn from images without labels, and the blueprint that it learns with.
 
     mae         hide most of the tokens and predict their voxels (He et al., 2022, arXiv:2111.06377)
-    rotation    tell how an image was turned: 4 quarter turns in 2-D (Gidaris et al., 2018, arXiv:1803.07728); in 3-D the
-                10 about one axis, by 0, 90, 180 and 270 degrees (Taleb et al., 2020, arXiv:2006.03829), or all 24 of a cube
+    rotation    tell how an image was turned: 4 quarter turns in 2-D (Gidaris et al., 2018, arXiv:1803.07728); in 3-D
+                the 10 about one axis, by 0, 90, 180 and 270 degrees (Taleb et al., 2020, arXiv:2006.03829), or all 24
 
-The blueprint is made from one that was checked: its flat document, cut behind the encoder, which keeps all addresses and
-so all names of weights, and a head. Where to cut follows from types. Masking begins behind the node that adds a code of
-positions, and the encoder goes on as long as tokens keep their type; the mask and the decoder are those of `vit_mae`, at
-two thirds of the encoder's width and depth, as published. Rotation reads the last of the coarsest maps.
+The blueprint is made from one that was checked: its flat document, cut behind the encoder, which keeps all addresses
+and so all names of weights, and a head. Where to cut follows from types. Tokens are hidden before the first
+transformer, and the encoder goes on as long as they keep their type; the mask and the decoder are those of `vit_mae`,
+the decoder with two thirds of the encoder's width and depth, as published. Rotation reads the last of the coarsest
+maps.
 
-What cannot be masked is refused (BP843): networks whose tokens are told no position, or see more of the image than their
-own patch, as behind convolutions, and those that need the grid behind the mask, as windows do.
+What cannot be masked is refused (BP843): networks whose tokens are told no position, or see more of the image than
+their own patch, as behind convolutions, and those that need the grid behind the mask, as windows do.
 """
 
 from __future__ import annotations
@@ -26,7 +27,6 @@ from composer.compose import Blueprint
 from composer.diagnostics import BlueprintError, Diagnostic, did_you_mean, listing
 from composer.dims import at
 from composer.graph import Body, Call, Group, Input, Ref, Through
-from composer.inference import Program
 from composer.types import Type
 from composer.writing import dump
 
@@ -41,6 +41,7 @@ PRETEXTS: Mapping[str, Mapping[str, Any]] = {
 `depth` and `heads` are the decoder's; `rotations` are 4 in 2-D, 10 or 24 in 3-D."""
 TEMPLATE, MASK, DECODER = "vit_mae", "mask", "reconstruct"
 """The shipped blueprint that has them, and its nodes that go behind any encoder."""
+OTHER = "`--pretext rotation` is for every encoder"
 HEAD, TURNED = "head.classify", "rotation"
 TURNS = {2: (4,), 3: (10, 24)}
 """How many rotations there are to tell apart, by the number of axes. A patch of unequal sides has fewer."""
@@ -60,10 +61,8 @@ class Pretext:
     """What is told apart (rotation)."""
 
     def __str__(self) -> str:
-        said = {
-            "mae": f"{self.options.get('ratio')} of the patches hidden",
-            "rotation": f"{self.options.get('rotations')} rotations",
-        }
+        hidden, count = self.options.get("ratio"), self.options.get("rotations")
+        said = {"mae": f"{hidden} of the patches hidden", "rotation": f"{count} rotations"}
         return f"{self.kind} ({said[self.kind]}); the encoder is {listing(f'`{n}`' for n in self.encoder)}"
 
 
@@ -87,7 +86,7 @@ def _wrong(text: str, *notes: str) -> BlueprintError:
     return BlueprintError(Diagnostic("BP845", text, notes=notes))
 
 
-def _none(text: str, *notes: str, help: str = "`--pretext rotation` is for every encoder") -> BlueprintError:
+def _none(text: str, *notes: str, help: str = OTHER) -> BlueprintError:
     return BlueprintError(Diagnostic("BP843", text, notes=notes, help=(help,)))
 
 
@@ -200,7 +199,7 @@ def turns(size: Sequence[int], whole: bool = False) -> tuple[Turn, ...]:
         if _parity(order) == sum(flips) % 2
     ]
     about = found if whole or rank == 2 else [t for t in found if any(t[n] == (n, False) for n in places)]
-    return tuple(sorted((t for t in about if all(size[a] == size[n] for n, (a, _) in enumerate(t)))))
+    return tuple(sorted(t for t in about if all(size[a] == size[n] for n, (a, _) in enumerate(t))))
 
 
 def _parity(order: Sequence[int]) -> int:
@@ -289,8 +288,9 @@ def _place(cut: _Cut) -> str:
     place = next(iter(read))
     before = set(cut.before(place))
     if len(read) > 1 or not before & set(told) or not cut.grid(place):
-        text = f"`{cut.blueprint.name}` adds no code of positions to the tokens of `{first}`: a hidden one is known by nothing"
-        raise _none(text, *([f"it adds one within `{first}`"] if first in told else []))
+        text = f"`{cut.blueprint.name}` adds no code of positions to the tokens that `{first}` reads"
+        why = f"`{first}` adds one within" if first in told else "a hidden token would be known by nothing"
+        raise _none(text, why)
     return place
 
 
@@ -311,8 +311,8 @@ def _chain(cut: _Cut, place: str) -> list[str]:
 
 
 def _with_decoder(cut: _Cut, place: str, end: str, options: Mapping[str, Any]) -> tuple[Blueprint, tuple[str, ...]]:
-    """The blueprint that hides tokens behind `place` and predicts them from what `end` makes of the others; the names of
-    its mask and its decoder."""
+    """The blueprint that hides tokens behind `place` and predicts them from what `end` makes of the others; the names
+    of its mask and its decoder."""
     mask, decoder = cut.free(MASK), cut.free(DECODER)
     type_ = cut.type(end)
     assert type_ is not None
@@ -330,7 +330,7 @@ def _with_decoder(cut: _Cut, place: str, end: str, options: Mapping[str, Any]) -
 
 
 def _decoder(cut: _Cut, place: str, tokens: Type, depth: int, options: Mapping[str, Any]) -> Spec:
-    """The mask and the decoder of the template, for these tokens: two thirds of the width and of the depth, heads of 32."""
+    """The template's mask and decoder, for these tokens: two thirds of the width and of the depth, heads of 32."""
     patch = [n // g for n, g in zip(cut.size, cut.grid(place), strict=True)]
     dim = options["dim"] or max(32, round(tokens.channels * 2 / 3 / 32) * 32)
     params = {
@@ -384,9 +384,7 @@ def _checked(cut: _Cut, place: str, made: Blueprint, own: Sequence[str], options
         shown, own_size = (" × ".join(map(str, s)) for s in ([b - a for a, b in seen], patch))
         text = f"the tokens of `{cut.blueprint.name}` see more than their patch of {own_size}: {shown} voxels"
         why = f"convolutions stand before `{place}`, through which hidden patches would show"
-        raise _none(
-            text, why, help="a tokenizer alone before the tokens, or `--pretext rotation`, which is for every encoder"
-        )
+        raise _none(text, why, help=f"a tokenizer alone before the tokens; {OTHER}")
     return Pretext("mae", made, encoder, dict(options), patch)
 
 

@@ -56,7 +56,7 @@ def patches(image: Tensor, patch: Sequence[int]) -> Tensor:
     rank = len(patch)
     cut = image
     for axis, side in enumerate(patch):
-        cut = cut.unflatten(2 + 2 * axis, (-1, side))  # (B, C, n, p, n, p, …)
+        cut = torch.unflatten(cut, 2 + 2 * axis, (-1, side))  # (B, C, n, p, n, p, …)
     cells, inside = range(2, 2 + 2 * rank, 2), range(3, 3 + 2 * rank, 2)
     return cut.permute(0, *cells, *inside, 1).flatten(1 + rank).flatten(1, rank)
 

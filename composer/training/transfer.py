@@ -1,9 +1,9 @@
 """Weights that flow from one network into another by their addresses: what was learned without labels begins a training
 with them.
 
-A position code for another grid is interpolated (bicubic in 2-D, else linear), and rows of extra tokens, such as a class
-token, stay as they are; where only one network has those, they are left. Any other tensor of another shape is refused
-(BP844), and nothing is changed then.
+A position code for another grid is interpolated (bicubic in 2-D, else linear), and rows of extra tokens, such as a
+class token, stay as they are; where only one network has those, they are left. Any other tensor of another shape is
+refused (BP844), and nothing is changed then.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from composer.addresses import Pattern
@@ -72,13 +72,13 @@ class Source:
 
 
 def source(path: Path) -> Source:
-    """The last weights of a run, of those of a pretext the encoder's, or the tensors of a file."""
-    if not path.is_dir():
+    """The weights of a run, or a file; of a run that learned a pretext, those of its encoder."""
+    run = Run(path if path.is_dir() else path.parent)
+    if not path.is_dir() and not run.settings.is_file():
         return Source(str(path), load_file(path))
-    run = Run(path)
     asked = run.read()
-    file = run.best if run.best.is_file() else run.final
-    if not file.is_file():
+    file = path if not path.is_dir() else run.best if run.best.is_file() else run.final
+    if path.is_dir() and not file.is_file():
         text = f"`{path}` has no weights yet: no epoch has ended"
         raise BlueprintError(Diagnostic("BP825", text, help=("let it run on",)))
     tensors = load_file(file)
@@ -99,17 +99,16 @@ def take(network: Any, path: Path | Source, leave: Sequence[str] = ()) -> Transf
     patterns = [Pattern(text) for text in leave]
     for text, pattern in zip(leave, patterns, strict=True):
         if not any(pattern.matches(a) for k in found.tensors for a in owners(k)):
-            raise _misfit(
-                f"no tensor of `{found.name}` is at `{text}`", notes=[f"it has {_nodes(list(found.tensors))}"]
-            )
+            notes = [f"it has {_nodes(list(found.tensors))}"]
+            raise _misfit(f"no tensor of `{found.name}` is at `{text}`", notes)
     kept = {k: v for k, v in found.tensors.items() if not any(p.matches(a) for p in patterns for a in owners(k))}
     meet = [k for k in kept if k in state]
-    resized = {
-        k: v
-        for k in meet
-        if kept[k].shape != state[k].shape and (v := _resized(k, kept[k], state[k], found, network)) is not None
-    }
-    wrong = [k for k in meet if kept[k].shape != state[k].shape and k not in resized]
+    tables = [_tables(p) if p is not None else {} for p in (found.program, network.blueprint.check())]
+    grids = {k: [t.get(k.rpartition(".")[0]) for t in tables] for k in meet}
+    other = [k for k in meet if kept[k].shape != state[k].shape or grids[k][0] != grids[k][1]]
+    fitted = {k: _fitted(kept[k], state[k], *grids[k]) for k in other}
+    resized = {k: v for k, v in fitted.items() if v is not None}
+    wrong = [k for k in other if k not in resized and kept[k].shape != state[k].shape]
     if wrong:
         shown = [f"`{k}` {tuple(kept[k].shape)}, this network has {tuple(state[k].shape)}" for k in wrong[:MOST]]
         more = [f"and {len(wrong) - MOST} more"] if len(wrong) > MOST else []
@@ -131,29 +130,27 @@ def _misfit(text: str, notes: Sequence[str] = (), *help: str) -> BlueprintError:
     return BlueprintError(Diagnostic("BP844", text, notes=tuple(notes), help=help))
 
 
-def _resized(key: str, given: Tensor, wanted: Tensor, found: Source, network: nn.Module) -> Tensor | None:
+Table = tuple[tuple[int, ...], int]
+"""The grid of the tokens that a table of positions is for, and how many stand beside it."""
+
+
+def _fitted(given: Tensor, wanted: Tensor, before: Table | None, after: Table | None) -> Tensor | None:
     """A table of positions for another grid; None where it is none, or the grids are not known."""
-    here: Any = network
-    program = here.blueprint.check()
-    before, after = (_table(p, key) if p is not None else None for p in (found.program, program))
     if before is None or after is None or given.dim() != 2 or given.shape[1] != wanted.shape[1]:
         return None
     (old, extra), (grid, kept) = before, after
     if len(old) != len(grid) or len(given) != prod(old) + extra or len(wanted) != prod(grid) + kept:
         return None
     mode = {1: "linear", 2: "bicubic", 3: "trilinear"}[len(grid)]
-    cells = given[extra:].T.unflatten(1, old)[None].float()
+    cells = torch.unflatten(given[extra:].T, 1, old)[None].float()
     if old != grid:
         cells = functional.interpolate(cells, grid, mode=mode, align_corners=False)
     front = given[:extra] if extra == kept else wanted[:kept]
-    return torch.cat([front, cells[0].flatten(1).T.to(given)])
+    return torch.cat([front.to(given), cells[0].flatten(1).T.to(given)])
 
 
-def _table(program: Program, key: str) -> tuple[tuple[int, ...], int] | None:
-    """The grid of the tokens that a table of positions is for, and how many stand beside it."""
-    for step in program.steps:
-        if step.block.traits().position == "code" and key.startswith(f"{step.address}."):
-            type_ = next(iter(step.types.values()))
-            fixed = type_.at(program.built)
-            return (fixed.grid, fixed.extra) if fixed.grid else None
-    return None
+def _tables(program: Program) -> dict[str, Table]:
+    """The codes of positions in a network, by address."""
+    steps = [s for s in program.steps if s.block.traits().position == "code"]
+    fixed = {s.address: next(iter(s.types.values())).at(program.built) for s in steps}
+    return {address: (t.grid, t.extra) for address, t in fixed.items() if t.grid}

@@ -10,7 +10,7 @@ GOLDEN = 0.6180339887498949
 
 
 class Mask(nn.Module):
-    """x (B, extra + N, C), noise (B, N) -> those that are left, the order of all (B, extra + N, 1), the mask (B, N, 1)."""
+    """x (B, extra + N, C), noise (B, N) -> those that are left, the order (B, extra + N, 1), the mask (B, N, 1)."""
 
     def __init__(self, shown: int, of: int, extra: int):
         super().__init__()
