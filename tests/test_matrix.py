@@ -119,12 +119,15 @@ def test_who_uses_what(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_no_block_belongs_to_one_architecture() -> None:
-    """But for FINE's index arithmetic and some activations; a block that no blueprint uses is a swap or a gate."""
+    """But for FINE's index arithmetic, some activations, and hidden tokens, which `composer pretrain` puts into every
+    encoder; a block that no blueprint uses is a swap or a gate."""
     found = usage(REGISTRY, published())
     memory = {"memory.cells", "memory.volume_tokens"}
+    hidden = {"tokens.mask", "tokens.unmask"}
     activations = {"act.elu": "vnet", "act.prelu": "attention_unet_monai"}
-    assert found.alone == dict.fromkeys(memory, "fine") | activations | {"act.tanh": "mt_transunet"}
-    assert set(found.single) == {*memory, *activations, "act.tanh"}, "share it, or make it of shared blocks"
+    alone = dict.fromkeys(memory, "fine") | dict.fromkeys(hidden, "vit_mae")
+    assert found.alone == alone | activations | {"act.tanh": "mt_transunet"}
+    assert set(found.single) == {*memory, *hidden, *activations, "act.tanh"}, "share it, or make it of shared blocks"
     assert set(found.unused) == {"act.silu", "act.softmax", "act.softplus", "attention.linear", "position.rotary"}
     assert len(found.blocks) <= 55
 
