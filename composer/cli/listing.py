@@ -86,7 +86,12 @@ def blocks(
     if name:
         return block_page(facts[0])
     rows = [
-        (f["name"], " ".join(f["inputs"]), " ".join([*f["options"], *f["slots"]]), " ".join(f["doc"].split()).split(". ")[0])
+        (
+            f["name"],
+            " ".join(f["inputs"]),
+            " ".join([*f["options"], *f["slots"]]),
+            " ".join(f["doc"].split()).split(". ")[0],
+        )
         for f in facts
     ]
     table(("block", "inputs", "options and slots", "what it does"), rows)
