@@ -213,9 +213,8 @@ def _turned(cut: _Cut, options: Mapping[str, Any]) -> Pretext:
     rank = len(cut.size)
     asked = options["rotations"]
     if asked not in (None, *TURNS.get(rank, ())):
-        raise _wrong(
-            f"`rotations` of an image of {rank} axes are {listing(map(str, TURNS.get(rank, ())))}, not {asked}"
-        )
+        known = " or ".join(map(str, TURNS.get(rank, ()))) or "none"
+        raise _wrong(f"`rotations` of an image of {rank} axes are {known}, not {asked}")
     ways = turns(cut.size, whole=asked == 24)
     if len(ways) < 2:
         sides = " × ".join(map(str, cut.size))
@@ -251,6 +250,10 @@ def _masked(cut: _Cut, options: Mapping[str, Any]) -> Pretext:
     if cut.masked:
         return _as_it_is(cut, options)
     place = _place(cut)
+    cells = prod(cut.grid(place))
+    if int(cells * (1 - options["ratio"])) < 1:
+        text = f"of {cells} patches {options['ratio']} are hidden, and none of them is left to see"
+        raise _wrong(text, f"at most {1 - 1 / cells:.2g}, or smaller patches")
     refused: list[Diagnostic] = []
     for end in reversed(_chain(cut, place)):
         made = _with_decoder(cut, place, end, options)
@@ -274,7 +277,7 @@ def _as_it_is(cut: _Cut, options: Mapping[str, Any]) -> Pretext:
         raise _none(f"`pixels` of `{cut.blueprint.name}` is no map")
     encoder = tuple(n for n in cut.nodes if n not in (MASK, DECODER))
     patch = tuple(n // g for n, g in zip(cut.size, grid, strict=True))
-    return Pretext("mae", cut.blueprint, encoder, dict(options), patch)
+    return Pretext("mae", cut.blueprint, encoder, _normalized(cut, patch, options), patch)
 
 
 def _place(cut: _Cut) -> str:
@@ -285,9 +288,9 @@ def _place(cut: _Cut) -> str:
     if not first:
         raise _none(f"`{cut.blueprint.name}` has no attention: it has no tokens that could be left out")
     read = cut.reads[first] - {first}
-    place = next(iter(read))
+    place = next(iter(read), "")
     before = set(cut.before(place))
-    if len(read) > 1 or not before & set(told) or not cut.grid(place):
+    if len(read) != 1 or not before & set(told) or not cut.grid(place):
         text = f"`{cut.blueprint.name}` adds no code of positions to the tokens that `{first}` reads"
         why = f"`{first}` adds one within" if first in told else "a hidden token would be known by nothing"
         raise _none(text, why)
@@ -332,11 +335,13 @@ def _with_decoder(cut: _Cut, place: str, end: str, options: Mapping[str, Any]) -
 def _decoder(cut: _Cut, place: str, tokens: Type, depth: int, options: Mapping[str, Any]) -> Spec:
     """The template's mask and decoder, for these tokens: two thirds of the width and of the depth, heads of 32."""
     patch = [n // g for n, g in zip(cut.size, cut.grid(place), strict=True)]
-    dim = options["dim"] or max(32, round(tokens.channels * 2 / 3 / 32) * 32)
+    asked = {k: v for k, v in options.items() if v is not None}
+    dim = asked.get("dim", max(32, round(tokens.channels * 2 / 3 / 32) * 32))
+    heads = max(1, dim // 32) if isinstance(dim, int) else 1  # of another type it is refused below
     params = {
         "ratio": options["ratio"], "extra": tokens.extra, "pixels": prod(patch) * cut.image.type.channels,
-        "decoder_dim": dim, "decoder_depth": options["depth"] or max(1, ceil(depth * 2 / 3)),
-        "decoder_heads": options["heads"] or max(1, dim // 32),
+        "decoder_dim": dim, "decoder_depth": asked.get("depth", max(1, ceil(depth * 2 / 3))),
+        "decoder_heads": asked.get("heads", heads),
     }  # fmt: skip
     template = Blueprint.load(TEMPLATE, cut.blueprint.registry, params)
     nodes = flat.document(template.check().graph)["graph"]
@@ -385,7 +390,14 @@ def _checked(cut: _Cut, place: str, made: Blueprint, own: Sequence[str], options
         text = f"the tokens of `{cut.blueprint.name}` see more than their patch of {own_size}: {shown} voxels"
         why = f"convolutions stand before `{place}`, through which hidden patches would show"
         raise _none(text, why, help=f"a tokenizer alone before the tokens; {OTHER}")
-    return Pretext("mae", made, encoder, dict(options), patch)
+    return Pretext("mae", made, encoder, _normalized(cut, patch, options), patch)
+
+
+def _normalized(cut: _Cut, patch: Sequence[int], options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options, where a patch has a deviation that it could be divided by."""
+    if options["normalize"] and prod(patch) * cut.image.type.channels == 1:
+        raise _wrong("a patch of one number has no deviation: `normalize=false` predicts the number itself")
+    return dict(options)
 
 
 def _seen(cut: _Cut, place: str) -> list[tuple[int, int]]:

@@ -216,6 +216,7 @@ def test_what_there_is_not() -> None:
         ("may", {}, "did you mean `mae`"),
         ("mae", dict(ration=0.5), "did you mean `ratio`"),
         ("mae", dict(ratio=1), "a share between 0 and 1"),
+        ("mae", dict(ratio=0.99), "none of them"),
         ("rotation", dict(rotations=10), "`rotations` of an image of 2 axes are 4, not 10"),
     ):
         with pytest.raises(composer.BlueprintError, match="BP845") as caught:
@@ -350,6 +351,34 @@ def listed(folder: Path, count: int = 3) -> tuple[Path, Path]:
     cases = [{"image": i.name, "label": m.name} for i, m in pairs]
     both.write_text(json.dumps({"labels": ["background", "ball"], "cases": cases}))
     return alone, both
+
+
+def test_images_alone_in_the_folders_of_nnunet(tmp_path: Path) -> None:
+    from composer.training import cases
+
+    (tmp_path / "imagesTr").mkdir()
+    for name in ("a_0000.nii.gz", "a_0001.nii.gz", "b_0000.nii.gz", "b_0001.nii.gz"):
+        (tmp_path / "imagesTr" / name).touch()
+    document = {"channel_names": {"0": "T1", "1": "T2"}, "labels": {"background": 0}, "numTraining": 2}
+    (tmp_path / "dataset.json").write_text(json.dumps({**document, "file_ending": ".nii.gz"}))
+    found = cases.read(tmp_path, labelled=False).unlabelled().parts["training"]
+    assert [(c.name, len(c.images), c.label) for c in found] == [("a", 2, None), ("b", 2, None)]
+    with pytest.raises(composer.BlueprintError, match="no label map"):
+        cases.read(tmp_path)
+
+
+def test_ct_without_labels_is_scaled_by_the_body(tmp_path: Path) -> None:
+    import nibabel
+
+    from composer.training import cases, store
+
+    voxels = np.full((8, 8, 8), -1000, np.float32)
+    voxels[2:6] = np.random.default_rng(0).normal(40, 10, (4, 8, 8))
+    nibabel.Nifti1Image(voxels, np.eye(4)).to_filename(tmp_path / "a.nii.gz")
+    (tmp_path / "ct.yaml").write_text("channels: [CT]\ncases: [{image: a.nii.gz}]\n")
+    data = cases.read(tmp_path / "ct.yaml", labelled=False).unlabelled()
+    (scaling,) = store.scalings(data, 1)
+    assert (scaling.how, round(scaling.mean / 10), round(scaling.deviation / 10)) == ("fixed", 4, 1)
 
 
 def asked(data: Path, out: Path, *more: str, epochs: int = 2) -> list[str]:

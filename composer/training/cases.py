@@ -82,7 +82,8 @@ def read(path: str | os.PathLike[str], labelled: bool = True) -> Dataset:
     if file.is_dir():
         file = _in_folder(file)
     document = _document(file)
-    data = _nnunet(document, file) if "numTraining" in document and "training" not in document else document
+    by_folder = "numTraining" in document and "training" not in document
+    data = _nnunet(document, file, labelled) if by_folder else document
     dataset = _Reader(data, file, labelled).dataset()
     if not dataset.parts["training"]:
         raise refused(f"`{file}` lists no case for training", getattr(document, "span", None))
@@ -129,23 +130,24 @@ def _document(file: Path) -> Map:
         raise BlueprintError(found) from None
 
 
-def _nnunet(document: Map, file: Path) -> Map:
+def _nnunet(document: Map, file: Path, labelled: bool) -> Map:
     """The data of nnU-Net's second version in the words of the first: cases follow from the files of two folders."""
     ending, folder = str(document.get("file_ending", ".nii.gz")), file.parent
     count = len(document.get("channel_names") or document.get("modality") or {"0": ""})
+    first = "" if labelled else "_0000"  # what the files of a case end in, by which it is known that there is one
+    part = "labelsTr" if labelled else "imagesTr"
+    names = sorted(f.name.removesuffix(first + ending) for f in (folder / part).glob(f"*{first}{ending}"))
     cases = [
-        {
-            "name": label.name.removesuffix(ending),
-            "image": [f"imagesTr/{label.name.removesuffix(ending)}_{k:04d}{ending}" for k in range(count)],
-            "label": f"labelsTr/{label.name}",
-        }
-        for label in sorted((folder / "labelsTr").glob(f"*{ending}"))
+        {"name": name, "image": [f"imagesTr/{name}_{k:04d}{ending}" for k in range(count)]}
+        | ({"label": f"labelsTr/{name}{ending}"} if labelled else {})
+        for name in names
     ]
-    spans = document.key_spans.get("numTraining")
     made = document.copy()
     made["cases"] = cases
     if not cases:
-        raise refused(f"no label map `*{ending}` lies in `{folder / 'labelsTr'}`", spans)
+        what = "label map" if labelled else "image"
+        text = f"no {what} `*{first}{ending}` lies in `{folder / part}`"
+        raise refused(text, document.key_spans.get("numTraining"))
     return made
 
 
