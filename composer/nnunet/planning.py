@@ -17,13 +17,20 @@ from typing import Any
 
 from composer.compose import Blueprint
 from composer.diagnostics import BlueprintError, ComposerError, Diagnostic
+from composer.dims import Dim
+from composer.figures import size
 from composer.inference import Program
+from composer.liveness import ids_of
+from composer.nnunet import topology
 from composer.nnunet.architecture import fitting
 from composer.nnunet.heads import Head, heads
-from composer.sizes import nearest_valid
+from composer.sizes import Constraint, nearest_valid
 
 Loader = Callable[[Mapping[str, Any]], Blueprint]
 """The blueprint with further parameters."""
+Patch = tuple[int, ...]
+Programs = Callable[[Patch], Program]
+"""The program whose constraints hold about a patch."""
 
 START = {2: 2048**2, 3: 256**3}
 """Voxels of the first patch, before it is cut to the images."""
@@ -58,7 +65,7 @@ class Planned:
 
     blueprint: Blueprint
     params: Mapping[str, Any]
-    patch: tuple[int, ...]
+    patch: Patch
     batch: int
     bytes: int
     heads: tuple[Head, ...]
@@ -66,7 +73,7 @@ class Planned:
     def __str__(self) -> str:
         patch, weights = " × ".join(map(str, self.patch)), ", ".join(f"{h.weight:.2f}" for h in self.heads)
         outputs = f"{len(self.heads)} outputs weighing {weights}" if len(self.heads) > 1 else "one output"
-        return f"patches of {patch}, {self.batch} at a time, {self.bytes / 1e9:.2f} GB a step; {outputs}"
+        return f"patches of {patch}, {self.batch} at a time, {size(self.bytes)} a step; {outputs}"
 
 
 class OtherRankError(BlueprintError):
@@ -82,7 +89,7 @@ def plan(load: Loader, data: Data, gigabytes: float = 8, given: Sequence[str] = 
     trial = Trial(load, data, frozenset(given))
     program = trial.first().check()
     own = tuple(program.built[a] for a in program.inputs[0].axes) if "size" in given else None
-    patches = [own] if own else list(shrinking(program, data))
+    patches = [own] if own else list(shrinking(trial.program, data))
     k = _first(lambda k: trial.bytes(patches[k], LEAST_BATCH) <= room, len(patches))
     if k is None:
         raise _none(trial, patches, gigabytes)
@@ -97,6 +104,8 @@ class Trial:
     def __init__(self, load: Loader, data: Data, given: frozenset[str]):
         self.load, self.data, self.given = load, data, given
         self.at, self.bytes = lru_cache(None)(self._at), lru_cache(None)(self._bytes)
+        self.values = load({}).values
+        self._programs: dict[str, Program] = {}
 
     def first(self) -> Blueprint:
         """The blueprint with as many axes as the data, at the size it was written for."""
@@ -114,17 +123,27 @@ class Trial:
             raise OtherRankError(Diagnostic("BP832", text, help=(help,)))
         return loaded
 
-    def _at(self, patch: tuple[int, ...]) -> tuple[dict[str, Any], Blueprint]:
+    def program(self, patch: Patch) -> Program:
+        """That whose constraints hold about a patch; strides follow from it, a blueprint without has one program."""
+        shaped = topology.parameters(self.values, self.given, self.data.spacing, patch)
+        key = str(shaped)
+        if key not in self._programs:
+            whole = {"size": [16 * 2 ** len(shaped["widths"])] * len(patch)} if shaped and "size" in self.values else {}
+            self._programs[key] = self.load({**shaped, **whole}).check() if shaped else self.first().check()
+        return self._programs[key]
+
+    def _at(self, patch: Patch) -> tuple[dict[str, Any], Blueprint]:
         """The parameters set, and the blueprint with them, checked at the patch."""
-        data, known = self.data, self.load({}).values
+        data, known = self.data, self.values
         wanted: dict[str, Any] = {"channels": data.channels, "classes": data.classes, "size": list(patch)}
         params = {k: v for k, v in wanted.items() if k in known and not (k == "size" and k in self.given)}
+        params |= topology.parameters(known, self.given, data.spacing, patch)
         made = self.load(params)
         fitting(made, data.channels, data.classes)
         made.check(**{made.check().inputs[0].name: (1, data.channels, *patch)})
         return params, made
 
-    def _bytes(self, patch: tuple[int, ...], batch: int) -> int:
+    def _bytes(self, patch: Patch, batch: int) -> int:
         """Bytes of a step in mixed precision: weights, gradients and momentum in float32, a copy of the weights and the
         activations in half of that, and the loss. In float32, as on a CPU, it is about twice as much."""
         made, data = self.at(patch)[1], self.data
@@ -136,44 +155,63 @@ class Trial:
         return cost.peak.bytes + masters + parts.get("parameters", 0) + LOSS_MAPS * 4 * data.classes * batch * cells
 
 
-def shrinking(program: Program, data: Data) -> Iterator[tuple[int, ...]]:
+def shrinking(programs: Programs, data: Data) -> Iterator[Patch]:
     """Valid patches, from the first one down, each smaller than the one before. BP833 where there is none."""
-    axes = program.inputs[0].axes
     start = _start(data)
-    here = _rounded(program, dict(zip(axes, start, strict=True)))
+    here = _rounded(programs, start)
     if here is None:
-        text = f"no patch near {' × '.join(map(str, start))} is valid for `{program.graph.blueprint.name}`"
+        made: Any = programs(start).graph.blueprint
+        heads(made, [programs(start).built[a] for a in programs(start).inputs[0].axes])  # may say why
+        text = f"no patch near {' × '.join(map(str, start))} is valid for `{made.name}`"
         raise BlueprintError(Diagnostic("BP833", text, help=("`composer sizes NAME` lists the valid ones",)))
-    shape = dict(zip(axes, data.shape, strict=True))
     while here is not None:
-        yield tuple(here[a] for a in axes)
-        here = _smaller(program, here, shape)
+        yield here
+        here = _smaller(programs, here, data.shape)
 
 
-def _start(data: Data) -> tuple[int, ...]:
+def _start(data: Data) -> Patch:
     """The aspect of voxels, that is to say a cube in millimetres, no larger than the median image."""
     inverse = [1 / s for s in data.spacing]
     scale = (START[data.rank] / prod(inverse)) ** (1 / data.rank)
     return tuple(max(1, min(round(scale * i), n)) for i, n in zip(inverse, data.shape, strict=True))
 
 
-def _rounded(program: Program, env: Mapping[str, int]) -> dict[str, int] | None:
+def _rounded(programs: Programs, wanted: Patch) -> Patch | None:
     """The next valid size up, where that is not more than twice the voxels, or else the nearest."""
-    above = nearest_valid(program.constraints, env, up=True)
-    if above is not None and prod(above.values()) <= 2 * prod(env.values()):
-        return above
-    return nearest_valid(program.constraints, env, up=None)
+    above = _valid(programs, wanted, up=True)
+    return above if above and prod(above) <= 2 * prod(wanted) else _valid(programs, wanted, up=None)
 
 
-def _smaller(program: Program, here: Mapping[str, int], shape: Mapping[str, int]) -> dict[str, int] | None:
+def _smaller(programs: Programs, here: Patch, shape: Patch) -> Patch | None:
     """The next valid size down along the axis that is longest beside the image; along another where there is none."""
-    for axis in sorted(here, key=lambda a: here[a] / shape[a], reverse=True):
+    for axis in sorted(range(len(here)), key=lambda a: here[a] / shape[a], reverse=True):
         step = max(1, here[axis] // 32)
-        if step < here[axis]:
-            found = nearest_valid(program.constraints, {**here, axis: here[axis] - step}, up=False)
-            if found is not None:
-                return found
+        found = _valid(programs, (*here[:axis], here[axis] - step, *here[axis + 1 :]), up=False)
+        if found is not None:
+            return found
     return None
+
+
+def _valid(programs: Programs, wanted: Patch, up: bool | None) -> Patch | None:
+    """The valid size nearest to the one wanted; None where none is, and where a patch is too small for a network."""
+    if min(wanted) < 1:
+        return None
+    try:
+        program = programs(wanted)
+    except BlueprintError:
+        return None
+    axes = program.inputs[0].axes
+    constraints = (*program.constraints, *_whole(program, axes))
+    found = nearest_valid(constraints, dict(zip(axes, wanted, strict=True)), up=up)
+    return tuple(found[a] for a in axes) if found else None
+
+
+def _whole(program: Program, axes: Sequence[str]) -> Iterator[Constraint]:
+    """nnU-Net's own constraint: the main output has as many cells as the patch, along every axis."""
+    grid = program.values[ids_of(program.outputs[0].ids)[0]].type.grid
+    for axis, cells in zip(axes, grid, strict=False):
+        why = f"the output must have as many cells as the patch along {axis}"
+        yield Constraint("equal", cells - Dim.symbol(axis), 0, why, "", "", None)
 
 
 def _first(fits: Callable[[int], bool], count: int) -> int | None:
@@ -210,7 +248,7 @@ def _batch(needs: Callable[[int], int], room: float, most: int) -> int:
     return batch
 
 
-def _none(trial: Trial, patches: Sequence[tuple[int, ...]], gigabytes: float) -> BlueprintError:
+def _none(trial: Trial, patches: Sequence[Patch], gigabytes: float) -> BlueprintError:
     """Why not even the smallest patch will do."""
     patch = patches[-1]
     try:
@@ -220,6 +258,8 @@ def _none(trial: Trial, patches: Sequence[tuple[int, ...]], gigabytes: float) ->
     name, said = trial.load({}).name, " × ".join(map(str, patch))
     smallest = "" if len(patches) == 1 else " even"
     text = f"a step of `{name}` does not fit into {gigabytes:g} GB{smallest} with two patches of {said}"
-    notes = (f"it needs {needed / 1e9:.2f} GB of {gigabytes * SHARE:.2f}; the rest is for kernels and fragmentation",)
+    notes = (
+        f"it needs {size(needed)} of {size(int(gigabytes * 1e9 * SHARE))}; the rest is for kernels and fragmentation",
+    )
     help = ("a smaller network, by its parameters or presets", "more memory: `-gpu_memory_target`")
     return BlueprintError(Diagnostic("BP833", text, notes=notes, help=help))
