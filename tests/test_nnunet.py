@@ -20,9 +20,9 @@ import composer
 from composer.cli.main import run
 from composer.diagnostics import BlueprintError
 from composer.nnunet import installing, reporting
-from composer.nnunet.architecture import PLANNER, TRAINER, VARIABLE, Architecture, asked, given
+from composer.nnunet.architecture import PLANNER, TRAINER, VARIABLE, Architecture, OtherRankError, asked, given
 from composer.nnunet.heads import heads
-from composer.nnunet.planning import SHARE, Data, OtherRankError, Planned, Trial, plan, shrinking
+from composer.nnunet.planning import SHARE, Data, Planned, Trial, plan, shrinking
 from composer.nnunet.supervision import Maps, Supervised, coarser
 from composer.nnunet.topology import parameters, stages
 

@@ -26,6 +26,10 @@ PLANNER, TRAINER = "nnUNetPlannerComposer", "nnUNetTrainerComposer"
 """What nnU-Net's commands call the two classes."""
 
 
+class OtherRankError(BlueprintError):
+    """The blueprint takes images of another number of axes than a configuration has."""
+
+
 @dataclass(frozen=True)
 class Architecture:
     """A blueprint, by its text or by its name, and the parameters to set."""
@@ -77,6 +81,15 @@ def asked(words: str | None = None) -> Blueprint:
 def given(blueprint: Blueprint) -> tuple[str, ...]:
     """Names of the parameters that were set when the blueprint was loaded."""
     return tuple(blueprint.asked.overrides) if blueprint.asked else ()
+
+
+def ranked(blueprint: Blueprint, rank: int) -> None:
+    """As many axes as the images of a configuration have. BP832 otherwise."""
+    has = len(blueprint.check().inputs[0].axes)
+    if has != rank:
+        text = f"`{blueprint.name}` is a network on {has} axes, the configuration has {rank}"
+        help = f"take one on {rank} axes: " + ("`unet`, `swin_unet` …" if rank == 2 else "`unet3d`, `nnunet` …")
+        raise OtherRankError(Diagnostic("BP832", text, help=(help,)))
 
 
 def fitting(blueprint: Blueprint, channels: int, classes: int) -> None:

@@ -19,8 +19,8 @@ from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 from composer.diagnostics import BlueprintError
-from composer.nnunet.architecture import TRAINER, Architecture, asked, given
-from composer.nnunet.planning import Data, OtherRankError, Planned, plan
+from composer.nnunet.architecture import TRAINER, Architecture, OtherRankError, asked, given
+from composer.nnunet.planning import Data, Planned, plan
 from composer.nnunet.reporting import without_traceback
 
 without_traceback()

@@ -22,7 +22,7 @@ from composer.figures import size
 from composer.inference import Program
 from composer.liveness import ids_of
 from composer.nnunet import topology
-from composer.nnunet.architecture import fitting
+from composer.nnunet.architecture import fitting, ranked
 from composer.nnunet.heads import Head, heads
 from composer.sizes import Constraint, nearest_valid
 
@@ -76,10 +76,6 @@ class Planned:
         return f"patches of {patch}, {self.batch} at a time, {size(self.bytes)} a step; {outputs}"
 
 
-class OtherRankError(BlueprintError):
-    """The blueprint takes images of another number of axes."""
-
-
 def plan(load: Loader, data: Data, gigabytes: float = 8, given: Sequence[str] = ()) -> Planned:
     """The largest patch that fits, and the batch. `given` are the parameters that the user set, which stay: with `size`
     among them the patch is the user's.
@@ -117,10 +113,7 @@ class Trial:
                 loaded = self.at(((program.built.get(axes[0]) or 1),) * rank)[1]
             except ComposerError:
                 loaded = self.load({})
-        if len(loaded.check().inputs[0].axes) != rank:
-            text = f"`{loaded.name}` is a network on {len(axes)} axes, the configuration has {rank}"
-            help = f"take one on {rank} axes: " + ("`unet`, `swin_unet` …" if rank == 2 else "`unet3d`, `nnunet` …")
-            raise OtherRankError(Diagnostic("BP832", text, help=(help,)))
+        ranked(loaded, rank)
         return loaded
 
     def program(self, patch: Patch) -> Program:

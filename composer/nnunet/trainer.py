@@ -15,7 +15,7 @@ from torch import nn
 
 from composer.compose import Blueprint
 from composer.files import write_text
-from composer.nnunet.architecture import TRAINER, Architecture
+from composer.nnunet.architecture import TRAINER, Architecture, ranked
 from composer.nnunet.heads import heads
 from composer.nnunet.reporting import without_traceback
 from composer.nnunet.supervision import Maps, Supervised
@@ -73,6 +73,7 @@ class nnUNetTrainerComposer(nnUNetTrainer):  # noqa: N801 - nnU-Net finds it by 
 def blueprint_of(configuration: dict[str, Any], channels: int, classes: int) -> Blueprint:
     """The blueprint of a configuration of the plans, checked against its patch."""
     made = Architecture.of_plans(configuration, TRAINER).made(channels, classes)
+    ranked(made, len(configuration["patch_size"]))
     first = made.check().inputs[0]
     made.check(**{first.name: (1, channels, *configuration["patch_size"])})
     return made
