@@ -1,9 +1,9 @@
 """nnU-Net's planner for a blueprint: `nnUNet_blueprint=unet3d nnUNetv2_plan_experiment -d 1 -pl nnUNetPlannerComposer`.
 
 Target spacing, resampling, normalization and the decision about a low-resolution configuration are nnU-Net's; patch,
-batch and network are `planning`'s. A configuration whose images have more or fewer axes than the blueprint is left
-out, and one of that name which is in the plans already stays: two runs with two blueprints and one
-`-overwrite_plans_name` plan 2-D and 3-D.
+batch and network are `planning`'s. A configuration whose images have more or fewer axes than the blueprint was written
+for is left out where it cannot be made for them, and one of that name which is in the plans already stays: two runs
+with two blueprints and one `-overwrite_plans_name` plan 2-D and 3-D.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ class nnUNetPlannerComposer(ExperimentPlanner):  # noqa: N801 - nnU-Net finds it
         suppress_transpose: bool = False,
     ):
         self.asked = asked()
+        self.rank = len(self.asked.check().inputs[0].axes)
         plans_name = plans_name or f"nnUNetPlans_{re.sub('[^A-Za-z0-9]+', '_', self.asked.name)}"
         super().__init__(
             dataset_name_or_id,
@@ -49,7 +50,7 @@ class nnUNetPlannerComposer(ExperimentPlanner):  # noqa: N801 - nnU-Net finds it
             suppress_transpose,
         )
         self.found: dict[str, Planned] = {}
-        self.left_out: dict[str, OtherRankError] = {}
+        self.left_out: dict[str, BlueprintError] = {}
 
     def plan_experiment(self) -> dict[str, Any]:
         """The plans, which are written, and shown in a few lines."""
@@ -79,7 +80,9 @@ class nnUNetPlannerComposer(ExperimentPlanner):  # noqa: N801 - nnU-Net finds it
         data = self._data(spacing, median_shape, approximate_n_voxels_dataset)
         try:
             planned = self._planned(data, _cache)
-        except OtherRankError as fault:
+        except BlueprintError as fault:
+            if data.rank == self.rank and not isinstance(fault, OtherRankError):
+                raise
             self.left_out[name] = fault
             return {"patch_size": [int(n) for n in data.shape], "spacing": np.array(spacing)}
         self.found[name] = planned
