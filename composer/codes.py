@@ -883,6 +883,21 @@ _IMAGES = (
         lower learning rate, a longer warm-up, clipped gradients or full precision help.""",
     ),
     Code(
+        "BP832",
+        "a blueprint that nnU-Net cannot train",
+        """nnU-Net feeds one image, and takes a class for every voxel of it: as many axes, channels and classes as the
+        configuration of its plans has, on the grid of the patch. Here the blueprint is another kind of network, none is
+        named (the environment variable `nnUNet_blueprint`), the plans were made by another planner, or nnU-Net is not
+        installed.""",
+    ),
+    Code(
+        "BP833",
+        "no patch for nnU-Net",
+        """The planner takes the largest patch that is valid for the blueprint and fits, two at a time, into the memory
+        of the device. Here no size near the images is valid, or the smallest valid one needs more memory than there is.
+        Take a smaller network, or give more memory: `nnUNetv2_plan_experiment … -gpu_memory_target 16`.""",
+    ),
+    Code(
         "BP841",
         "attention that cannot be shown",
         """A query is asked for that a node does not have, such as a voxel outside the image, or one that was not among

@@ -34,6 +34,9 @@ WALK = [
     *"eject.runtime eject.file eject".split(),
     *"imaging segmenting pretexts training training.cases training.recipe training.store training.suiting".split(),
     *"training.patches training.objective lightning pretraining training.runs training.transfer training.engine training.predicting training.scoring training.demonstration".split(),
+    "nnunet",
+    *"nnunet.architecture nnunet.heads nnunet.topology nnunet.planning nnunet.supervision nnunet.reporting".split(),
+    *"nnunet.installing nnunet.trainer nnunet.planner".split(),
 ]
 """Each may import those before it."""
 FREE = {"__init__", "cli"}

@@ -25,6 +25,7 @@ from composer.cli import (
     exporting,
     listing,
     locking,
+    nnunet,
     plugins,
     predicting,
     pretraining,
@@ -75,6 +76,7 @@ changing.add_to(app)
 locking.add_to(app)
 exporting.add_to(app)
 ejecting.add_to(app)
+nnunet.add_to(app)
 
 
 def main() -> None:
