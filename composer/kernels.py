@@ -100,7 +100,8 @@ class Operator:
         module = modules[0]
         weight, bias = weight_of(module, self.weight), module.bias
         if not self.scales:
-            return weight.detach(), None if bias is None else bias.detach()
+            kept = [t if t is None or torch.is_grad_enabled() else t.detach() for t in (weight, bias)]
+            return kept[0], kept[1]
         scale, shift = scaling(modules[-1])
         shift = shift if bias is None else shift + scale * wide(bias)
         return scaled(module, wide(weight), scale).to(weight.dtype), shift.to(weight.dtype)
@@ -144,7 +145,13 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None, last: bool = False) 
     y = torch.bmm(one, two) if shift is None else torch.baddbmm(shift, one, two)
     if last:  # by way of two axes, because the strides of a batch of one may be anything
         return y.reshape(-1, y.shape[2]).view(x.shape[0], *x.shape[2:], y.shape[2]).movedim(-1, 1)
-    return y.reshape(*y.shape[:2], *x.shape[2:])
+    return reshaped(y, (*y.shape[:2], *x.shape[2:]))
+
+
+def reshaped(x: Tensor, shape: Sequence[int]) -> Tensor:
+    """New memory in another shape, no view to autograd, so that it may be written over."""
+    made: Tensor = torch.ops.aten._unsafe_view(x, shape)
+    return made
 
 
 @dataclass(frozen=True)
@@ -267,17 +274,27 @@ class First:
         return made.contiguous()
 
 
+def writing(act: Any) -> Any:
+    """An activation that writes over its input, otherwise as the given one."""
+    own = copy.copy(act)
+    own.inplace = True
+    return own
+
+
+def may_write(x: Tensor) -> bool:
+    """Whether autograd takes it well that new memory is written over: of a view it would copy the gradient."""
+    return not (torch.is_grad_enabled() and x._is_view())
+
+
 @dataclass(frozen=True)
 class InPlace:
     """A function of each number, written over its input."""
 
     def prepare(self, modules: list[Any]) -> Any:
-        own = copy.copy(modules[0])
-        own.inplace = True
-        return own
+        return writing(modules[0])
 
     def run(self, derived: Any, modules: list[Any], values: tuple[Any, ...]) -> Any:
-        return derived(values[0])
+        return (derived if may_write(values[0]) else modules[0])(values[0])
 
 
 @dataclass(frozen=True)
@@ -293,7 +310,7 @@ class Sum:
     def run(self, derived: Any, modules: list[Any], values: tuple[Any, ...]) -> Tensor:
         total: Tensor = values[self.over]
         others = [v for k, v in enumerate(values) if k != self.over]
-        if any(v.shape != total.shape or v.dtype != total.dtype for v in others):
+        if not may_write(total) or any(v.shape != total.shape or v.dtype != total.dtype for v in others):
             made: Tensor = modules[0](list(values)) if self.listed else modules[0](*values)
             return made
         for value in others:

@@ -9,13 +9,13 @@ core, torch's instance norm of a plain map 70.
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from composer.kernels import reshaped, writing
 from composer.orders import is_channels_last
 
 MOST = 1024
@@ -38,11 +38,7 @@ class Standardized:
     acts: bool = False
 
     def prepare(self, modules: list[Any]) -> Any:
-        if not self.acts:
-            return None
-        own = copy.copy(modules[-1])
-        own.inplace = True
-        return own
+        return writing(modules[-1]) if self.acts else None
 
     def run(self, derived: Any, modules: list[Any], values: tuple[Any, ...]) -> Tensor:
         x, norm = values[0], modules[0]
@@ -55,6 +51,22 @@ class Standardized:
             side = (scale.repeat(wide), shift.repeat(wide)) if wide else (scale[:, None], shift[:, None])
             _scale(rows, out, *side, act=derived)
         return y
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The norm itself, in training, and perhaps an activation over what it makes, which is no view to autograd as that
+    of torch's instance norm is."""
+
+    acts: bool = False
+
+    def prepare(self, modules: list[Any]) -> Any:
+        return writing(modules[-1]) if self.acts else None
+
+    def run(self, derived: Any, modules: list[Any], values: tuple[Any, ...]) -> Tensor:
+        y = reshaped(modules[0](values[0]), values[0].shape)
+        made: Tensor = derived(y) if self.acts else y
+        return made
 
 
 def _fits(x: Tensor, norm: Any) -> bool:

@@ -260,7 +260,7 @@ def _without_denormals(scores: Tensor) -> Tensor:
     """
     values = scores.detach()
     values -= values.amax(-1, keepdim=True)
-    functional.threshold_(values, LEAST, -torch.inf)
+    torch.threshold_(values, LEAST, -torch.inf)
     return scores
 
 
