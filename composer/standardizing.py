@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from composer.kernels import reshaped, writing
 from composer.orders import is_channels_last
@@ -42,9 +43,10 @@ class Standardized:
 
     def run(self, derived: Any, modules: list[Any], values: tuple[Any, ...]) -> Tensor:
         x, norm = values[0], modules[0]
-        y: Tensor = (x if self.over else torch.empty_like(x)) if _fits(x, norm) else norm(x)
         if not _fits(x, norm):
+            y: Tensor = _in_parts(norm, x, self.over) if is_channels_last(x) else norm(x)
             return y if derived is None else derived(y)
+        y = x if self.over else torch.empty_like(x)
         for source, target in zip(x, y, strict=True):
             (rows, wide), (out, _) = _rows(source), _rows(target)
             scale, shift = _affine(norm, *_moments(source))
@@ -74,6 +76,21 @@ def _fits(x: Tensor, norm: Any) -> bool:
     own = x.dtype if norm.weight is None else norm.weight.dtype
     dense = x.is_contiguous() or is_channels_last(x)
     return x.device.type == "cpu" and x.dtype == own and x.dtype in (torch.float32, torch.float64) and dense
+
+
+PARTS = 8
+"""In so many parts a map is normalized that would be copied as a whole."""
+
+
+def _in_parts(norm: Any, x: Tensor, over: bool) -> Tensor:
+    """The norm of (B, C, *grid) with the channels last in memory, by torch, which copies it: some channels at a time,
+    so that not twice the map is there beside it."""
+    y = x if over else torch.empty_like(x)
+    step = -(-x.shape[1] // PARTS)
+    for k in range(0, x.shape[1], step):
+        side = (t if t is None else t[k : k + step] for t in (norm.weight, norm.bias))
+        y[:, k : k + step] = functional.instance_norm(x[:, k : k + step].contiguous(), None, None, *side, eps=norm.eps)
+    return y
 
 
 def _rows(x: Tensor) -> tuple[Tensor, int]:
