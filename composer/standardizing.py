@@ -88,8 +88,9 @@ def _in_parts(norm: Any, x: Tensor, over: bool) -> Tensor:
     y = x if over else torch.empty_like(x)
     step = -(-x.shape[1] // PARTS)
     for k in range(0, x.shape[1], step):
-        side = (t if t is None else t[k : k + step] for t in (norm.weight, norm.bias))
-        y[:, k : k + step] = functional.instance_norm(x[:, k : k + step].contiguous(), None, None, *side, eps=norm.eps)
+        weight, bias = (t if t is None else t[k : k + step] for t in (norm.weight, norm.bias))
+        part = x[:, k : k + step].contiguous()
+        y[:, k : k + step] = functional.instance_norm(part, weight=weight, bias=bias, eps=norm.eps)
     return y
 
 

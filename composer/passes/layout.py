@@ -5,8 +5,9 @@
 The shapes stay, and so does what is computed. torch's convolutions of plain tensors copy input and result into an order
 of their own and back; with the channels last they run on both as they are: 16 -> 16 channels at 96³ in 101 ms of a core
 and not 161, a transposed convolution 32 -> 16 at 48³ in 20 and not 144. Norms, activations, sums, pools and
-interpolations keep the order that they are given. Long windows of many channels are faster as they were. A map that the
-user gets has its channels first, as always.
+interpolations keep the order that they are given. Long windows of many channels are faster as they were, and so are
+maps of few cells, whose filters are many times as large: 768 -> 768 channels at 2³ take 9 ms of torch's kernel and 31
+of that for channels last. A map that the user gets has its channels first, as always.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 from functools import partial
 
 from composer.inference import Program, Step
+from composer.passes.cells import cells
 from composer.prepared import Flow, Kernel, Prepared, by_position, linear_step, traits_of
 
 NAME = "layout"
@@ -30,11 +32,12 @@ def hold_channels_last(program: Program) -> Program:
         if found is None or not flow.reads_volume(found.parts[0]):
             continue
         traits, out = traits_of(found.parts[0]), bool(flow.outputs & set(found.outputs))
+        size = cells(flow, found.parts[0].outputs[0], program.built)
         if traits.side > LONG and flow.values[found.outputs[0]].type.channels > THIN:
-            flow.put(found.also(NAME, first=True))
+            flow.put(found.also(NAME, first=True, cells=size))
         else:
             more = {"product": True} if traits.linear == "cells" else {}  # as a convolution it is slow there
-            flow.put(found.also(NAME, last=True, out=out, **more))
+            flow.put(found.also(NAME, last=True, out=out, cells=size, **more))
     if flow.made:
         for step in [s for s in flow if flow.outputs & set(s.outputs)]:
             if isinstance(step, Step) and step.keys is None and flow.reads_volume(step) and by_position(step):
