@@ -72,21 +72,24 @@ class Trained:
 
 
 def _fits(x: Tensor, norm: Any) -> bool:
-    """Whether x is in the memory of a CPU, in one piece and in the precision of the norm."""
+    """Whether x is in the memory of a CPU, in one piece, in the precision of the norm, and not too small."""
     own = x.dtype if norm.weight is None else norm.weight.dtype
-    dense = x.is_contiguous() or is_channels_last(x)
+    dense = x.is_contiguous() or (is_channels_last(x) and x[0].numel() > SMALL)
     return x.device.type == "cpu" and x.dtype == own and x.dtype in (torch.float32, torch.float64) and dense
 
 
+SMALL = 8 * LEAST
+"""A map of so many numbers is copied sooner than its voxels are dealt out."""
+
 PARTS = 8
-"""In so many parts a map is normalized that would be copied as a whole."""
+"""In so many parts a larger map is normalized that would be copied as a whole."""
 
 
 def _in_parts(norm: Any, x: Tensor, over: bool) -> Tensor:
     """The norm of (B, C, *grid) with the channels last in memory, by torch, which copies it: some channels at a time,
     so that not twice the map is there beside it."""
     y = x if over else torch.empty_like(x)
-    step = -(-x.shape[1] // PARTS)
+    step = x.shape[1] if x[0].numel() <= SMALL else -(-x.shape[1] // PARTS)
     for k in range(0, x.shape[1], step):
         weight, bias = (t if t is None else t[k : k + step] for t in (norm.weight, norm.bias))
         part = x[:, k : k + step].contiguous()
