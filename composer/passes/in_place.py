@@ -6,8 +6,8 @@
 A fresh tensor of a volume is mapped page by page, which costs more than the activation. The step before must be one
 that makes new memory, such as a linear map, a norm or a sum, and must have no hook that could keep its value. In
 training too, as long as no gradient needs what is overwritten: that of a linear map, a norm or a sum does not need its
-value, and that of the activation must follow from its result, over which nothing more is written then. So a decoder
-keeps two maps of three for its backward pass.
+value, and that of the activation must follow from its result, over which nothing more is written then. So of the three
+maps of a convolution, a norm and a leaky ReLU two are kept for the backward pass.
 """
 
 from __future__ import annotations
