@@ -14,7 +14,7 @@ from typing import Literal
 @dataclass(frozen=True)
 class Traits:
     """Promises of a leaf; all hold at evaluation, where gradients are off, and `linear`, `interpolates`, `concatenates`
-    and `pure` in training too.
+    and `pure` in training too. No gradient of a `linear`, `scales`, `standardizes` or `adds` leaf needs y.
 
     linear        y = W·x + b. cells: on the channels of each cell by itself. grid: over neighbours as well. The module
                   is torch's `Linear` or a convolution of its, plain or transposed, or a subclass
