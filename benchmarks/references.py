@@ -46,7 +46,7 @@ vit       80 % is products of matrices, on both sides the same, 7 % fused attent
 detr      62 % is torch's convolution, forward and backward, 14 % products of matrices, on both sides alike; norms of
           the backbone (mul, add) 7 %. The heads of all six layers are computed for the losses, theirs of the last one
 
-`unetr` (1.03, 0.97 before activations were written over norms) and `vnet` have no profile of a step yet; of `vnet` at
+`unetr` (1.03 by the processor time of one thread) and `vnet` have no profile of a step yet; of `vnet` at
 evaluation 88 % is convolutions. `composer bench NAME --train --profile` makes one.
 
 A plan of buffers laid out before the run is not built: what it could save is page faults, and the tuned allocator that
