@@ -123,7 +123,7 @@ class Trained(Evaluated):
     """The callable of a prepared step that trains: it derives at every call, with gradients."""
 
     def __call__(self, *values: Any) -> Any:
-        if not self._as_built(self.watched, training=True):
+        if not (self._as_built(self.watched, training=True) and self._as_built(self.guarded, training=True)):
             return self.plain(*values)
         modules = [home[name] for home, name in self.homes]
         with _in_full(values[0].device.type):

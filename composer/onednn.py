@@ -18,9 +18,11 @@ from composer.orders import LAST
 
 
 def takes(module: Any, x: Tensor, weight: Tensor) -> bool:
-    """Whether oneDNN can compute this convolution here: float32 of a CPU, or stand-ins without numbers, padded
-    with zeros."""
-    if type(x) not in (Tensor, FakeTensor) or x.device.type != "cpu" or not x.dtype == weight.dtype == torch.float32:
+    """Whether oneDNN can compute this convolution here: float32 of a CPU, or bfloat16 where it computes with that, or
+    stand-ins without numbers, padded with zeros."""
+    if type(x) not in (Tensor, FakeTensor) or x.device.type != "cpu" or x.dtype != weight.dtype:
+        return False
+    if x.dtype != torch.float32 and not (x.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
         return False
     plain = isinstance(module, _ConvNd) and not module.transposed and module.padding_mode == "zeros"
     usual = plain and not isinstance(module.padding, str) and not torch.is_autocast_enabled("cpu")

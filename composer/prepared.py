@@ -130,8 +130,12 @@ class Flow:
 
     def reads_volume(self, step: AnyStep) -> bool:
         """Whether the first value of a step is (B, C, D, H, W)."""
+        return self.reads_map(step, (3,))
+
+    def reads_map(self, step: AnyStep, ranks: tuple[int, ...] = (2, 3)) -> bool:
+        """Whether the first value of a step is (B, C, *grid), of an image or a volume."""
         value = self.values[step.reads[0]]
-        return value.layout == "first" and value.type.kind == "map" and value.type.rank == 3
+        return value.layout == "first" and value.type.kind == "map" and value.type.rank in ranks
 
     def put(self, prepared: Prepared, at: Step | None = None) -> None:
         """A prepared step at the place of the last of its parts, or of one of them; what stood for one is gone."""

@@ -9,13 +9,14 @@ core, torch's instance norm of a plain map 70.
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
+from composer.kernels import reshaped, writing
 from composer.orders import is_channels_last
 
 MOST = 1024
@@ -38,17 +39,14 @@ class Standardized:
     acts: bool = False
 
     def prepare(self, modules: list[Any]) -> Any:
-        if not self.acts:
-            return None
-        own = copy.copy(modules[-1])
-        own.inplace = True
-        return own
+        return writing(modules[-1]) if self.acts else None
 
     def run(self, derived: Any, modules: list[Any], values: tuple[Any, ...]) -> Tensor:
         x, norm = values[0], modules[0]
-        y: Tensor = (x if self.over else torch.empty_like(x)) if _fits(x, norm) else norm(x)
         if not _fits(x, norm):
+            y: Tensor = _in_parts(norm, x, self.over) if is_channels_last(x) else norm(x)
             return y if derived is None else derived(y)
+        y = x if self.over else torch.empty_like(x)
         for source, target in zip(x, y, strict=True):
             (rows, wide), (out, _) = _rows(source), _rows(target)
             scale, shift = _affine(norm, *_moments(source))
@@ -57,11 +55,46 @@ class Standardized:
         return y
 
 
+@dataclass(frozen=True)
+class Trained:
+    """The norm itself, in training, and perhaps an activation over what it makes, which is no view to autograd as that
+    of torch's instance norm is."""
+
+    acts: bool = False
+
+    def prepare(self, modules: list[Any]) -> Any:
+        return writing(modules[-1]) if self.acts else None
+
+    def run(self, derived: Any, modules: list[Any], values: tuple[Any, ...]) -> Tensor:
+        y = reshaped(modules[0](values[0]), values[0].shape)
+        made: Tensor = derived(y) if self.acts else y
+        return made
+
+
 def _fits(x: Tensor, norm: Any) -> bool:
-    """Whether x is in the memory of a CPU, in one piece and in the precision of the norm."""
+    """Whether x is in the memory of a CPU, in one piece, in the precision of the norm, and not too small."""
     own = x.dtype if norm.weight is None else norm.weight.dtype
-    dense = x.is_contiguous() or is_channels_last(x)
+    dense = x.is_contiguous() or (is_channels_last(x) and x[0].numel() > SMALL)
     return x.device.type == "cpu" and x.dtype == own and x.dtype in (torch.float32, torch.float64) and dense
+
+
+SMALL = 8 * LEAST
+"""A map of so many numbers is copied sooner than its voxels are dealt out."""
+
+PARTS = 8
+"""In so many parts a larger map is normalized that would be copied as a whole."""
+
+
+def _in_parts(norm: Any, x: Tensor, over: bool) -> Tensor:
+    """The norm of (B, C, *grid) with the channels last in memory, by torch, which copies it: some channels at a time,
+    so that not twice the map is there beside it."""
+    y = x if over else torch.empty_like(x)
+    step = x.shape[1] if x[0].numel() <= SMALL else -(-x.shape[1] // PARTS)
+    for k in range(0, x.shape[1], step):
+        weight, bias = (t if t is None else t[k : k + step] for t in (norm.weight, norm.bias))
+        part = x[:, k : k + step].contiguous()
+        y[:, k : k + step] = functional.instance_norm(part, weight=weight, bias=bias, eps=norm.eps)
+    return y
 
 
 def _rows(x: Tensor) -> tuple[Tensor, int]:

@@ -14,7 +14,7 @@ from typing import Literal
 @dataclass(frozen=True)
 class Traits:
     """Promises of a leaf; all hold at evaluation, where gradients are off, and `linear`, `interpolates`, `concatenates`
-    and `pure` in training too.
+    and `pure` in training too. No gradient of a `linear`, `scales`, `standardizes` or `adds` leaf needs y.
 
     linear        y = W·x + b. cells: on the channels of each cell by itself. grid: over neighbours as well. The module
                   is torch's `Linear` or a convolution of its, plain or transposed, or a subclass
@@ -27,6 +27,7 @@ class Traits:
                   ports lend their grid only
     concatenates  y is the channels of all inputs side by side: `read`, in the order they are read, or `turned`
     in_place      each number by itself, by a module without parameters whose `inplace` may be switched on
+    from_result   such a module's gradient follows from y, so that it may be switched on in training too
     adds          y is the sum of all inputs, numbers of one shape
     standardizes  each channel of each sample over its grid to mean 0 and variance 1, with the `eps` of the module, and
                   then scale · x + shift by its `weight` and `bias` where they are not None
@@ -64,6 +65,7 @@ class Traits:
     interpolates: bool = False
     concatenates: Literal["", "read", "turned"] = ""
     in_place: bool = False
+    from_result: bool = False
     adds: bool = False
     standardizes: bool = False
     fresh: bool = False

@@ -17,6 +17,7 @@ from composer.bench import Case
 from composer.bench.pair import apart, pair
 from composer.bench.peaks import peak
 from composer.bench.processes import fresh
+from composer.bench.profiling import MOST, Spent, lines, profiled, reason
 from composer.bench.report import geometric
 from composer.bench.rivals import references, rival
 from composer.bench.times import Times, timed
@@ -331,3 +332,18 @@ def _killed() -> None:
 def test_a_measurement_that_the_system_ends_is_said() -> None:
     with pytest.raises(composer.BlueprintError, match="most often memory ran out"):
         fresh(_killed)
+
+
+def test_the_profile_names_kernels_of_both() -> None:
+    found = profiled(Case("vit", VIT, IMAGE, train=True))
+    by_name = {s.name: s for s in found}
+    assert by_name["addmm"].calls[0] > 0 < by_name["addmm"].calls[1]
+    assert [s.name for s in found] == [s.name for s in sorted(found, key=lambda s: -max(s.ours, s.theirs))]
+    rows = list(lines(found))
+    assert len(rows) == 2 + MOST
+    assert reason(found).startswith(f"most in {max(found, key=lambda s: s.ours).name} ")
+
+
+def test_the_reason_names_what_differs_most() -> None:
+    rows = [Spent("conv", 0.5, 0.5, (3, 3)), Spent("copy", 0.3, 0.1, (9, 1)), Spent("add", 0.2, 0.25, (2, 3))]
+    assert reason(rows) == "most in conv 50%, copy 30%, add 20%; beside theirs copy +200 ms, add -50 ms"

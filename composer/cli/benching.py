@@ -53,6 +53,7 @@ def bench(
         str, typer.Option(help="glibc's thresholds: default, tuned (as `composer run` has them) or both.")
     ] = "default",
     memory: Annotated[bool, typer.Option(help="Measure memory too, each network in its own process.")] = True,
+    profile: Annotated[bool, typer.Option("--profile", help="Also print where the time of both goes.")] = False,
     without: common.Without = None,
     json: Annotated[Path | None, typer.Option(help="Also write what was measured to this file.")] = None,
     plugin: common.Plugins = None,
@@ -78,6 +79,11 @@ def bench(
     for each in compared(case, ALLOCATORS[allocator], memory):
         show(each, case, loaded.name, first=not found)
         found.append(each)
+    if profile:
+        from composer.bench.processes import fresh
+        from composer.bench.profiling import lines, profiled
+
+        print("\n".join(["one call of each, profiled", *lines(fresh(profiled, case, tuned=allocator == "tuned"))]))
     if json is not None:
         from composer.files import write_text
 

@@ -18,15 +18,12 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from composer.dims import at, symbols_of
 from composer.inference import Program, Step, is_move
 from composer.layouts import ToFirst, ToLast
+from composer.passes.cells import cells
 from composer.prepared import Flow, Kernel, Prepared, traits_of
-from composer.types import Type
 
 NAME = "levels"
-OPEN = 96
-"""What a size counts for that no input is built for, when multiplications are compared."""
 
 
 def fold_levels(program: Program) -> Program:
@@ -62,15 +59,15 @@ class _Match:
 
     def pays(self, flow: Flow, built: Mapping[str, int]) -> bool:
         """Whether something is folded, and the maps at their levels multiply no more than those before."""
-        out, whole = flow.values[self.fuse.outputs[0]].type, _cells(flow, self.fuse.outputs[0], built)
+        out, whole = flow.values[self.fuse.outputs[0]].type, cells(flow, self.fuse.outputs[0], built)
         before, after, folded = whole * out.channels * sum(b.channels for b in self.branches), 0, False
         for branch in self.branches:
             for step in branch.steps:
                 if traits_of(step).linear:
                     read, made = (flow.values[i].type.channels for i in (step.reads[0], step.outputs[0]))
-                    before += _cells(flow, step.outputs[0], built) * read * made
+                    before += cells(flow, step.outputs[0], built) * read * made
             folded |= any(not is_move(s.address) for s in branch.steps)
-            after += _cells(flow, branch.source, built) * flow.values[branch.source].type.channels * out.channels
+            after += cells(flow, branch.source, built) * flow.values[branch.source].type.channels * out.channels
             after += self._derives(flow, branch) * out.channels if flow.training else 0
         return folded and after <= before
 
@@ -174,12 +171,3 @@ def _norm(flow: Flow, fuse: Step) -> list[Step]:
         found.append(step)
         step = flow.only_reader(step)
     return [*found, step] if isinstance(step, Step) and traits_of(step).scales else []
-
-
-def _cells(flow: Flow, value: int, built: Mapping[str, int]) -> int:
-    """Cells of a map at the size the network is built for."""
-    type_: Type = flow.values[value].type
-    count = 1
-    for size in type_.grid:
-        count *= max(1, int(at(size, {**dict.fromkeys(symbols_of(size), OPEN), **built})))
-    return count

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 from composer import Block, Number, Rate, Rule, Traits, Type
@@ -17,7 +18,8 @@ class Activation(Block):
     """Whether the module can write over its input."""
 
     def traits(self) -> Traits:
-        return Traits(in_place=self.switchable, tokenwise=True, pure=True, local="cells")
+        switchable = self.switchable
+        return Traits(in_place=switchable, from_result=switchable, tokenwise=True, pure=True, local="cells")
 
     def infer(self, rule: Rule, x: Type) -> Type:
         return x
@@ -109,6 +111,10 @@ class LeakyReLU(Activation):
     name = "act.leaky_relu"
     switchable: ClassVar[bool] = True
     slope: Number = 0.01
+
+    def traits(self) -> Traits:
+        """Where the slope is negative a result does not say from which side it came."""
+        return replace(super().traits(), from_result=self.slope >= 0)
 
     def build(self, x: Type) -> Any:
         from torch import nn

@@ -149,7 +149,7 @@ class WindowAttention(InWindows, Derived):
         query = windows if self.query is None else self.query(windows)
         extra = 0 if front is None else front.shape[2]
         scores = self._scores(padded, x, bias)
-        scores = scores if scores is None or not extra else functional.pad(scores, (extra, 0, extra, 0))
+        scores = [functional.pad(s, (extra, 0, extra, 0)) if extra else s for s in scores]
         y, weights = self._attend(query, self.key(others), self.value(others), scores)
         y = self.project(y)
         made: Any = self._restored(y[:, :, extra:], grid, padded)
@@ -212,26 +212,27 @@ class WindowAttention(InWindows, Derived):
             y = torch.roll(y, list(self.shift), list(range(1, rank + 1)))
         return _corner(y, grid) if self.pad and self.pad_first else y
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, scores: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The values weighed, (B, windows, n, C), and the weights before dropout, (B, windows, heads, n, n)."""
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, scores: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """The values weighed, (B, windows, n, C), and the weights before dropout, (B, windows, heads, n, n). What is
+        added to the products is written over them: they are the largest values, and no gradient needs them."""
         q, k, v = (torch.unflatten(t, -1, (self.heads, -1)).transpose(-3, -2) for t in (q, k, v))
         a = (q * scale_of(self.scale, q.shape[-1], q.shape[-1])) @ k.transpose(-1, -2)
-        if scores is not None:
-            a = a + scores
+        for more in scores:
+            a = a.add_(more) if more.dtype == a.dtype else a + more  # under autocast the sum is the wider one
         if self._masked and a.device.type == "cpu":
             a = _without_denormals(a)
         a = a.softmax(-1)
         y = functional.dropout(a, self.dropout, self.training) @ v
         return y.transpose(-3, -2).flatten(-2), a
 
-    def _scores(self, padded: list[int], x: Tensor, bias: Tensor | None) -> Tensor | None:
-        """What is added to the scores: (heads, n, n), or (windows, heads, n, n) under a shift."""
+    def _scores(self, padded: list[int], x: Tensor, bias: Tensor | None) -> list[Tensor]:
+        """What is added to the scores: (heads, n, n), and under a shift (windows, 1, n, n)."""
+        found = [] if bias is None else [bias]
         if not self._masked:
-            return bias
+            return found
         known = "kinds" in self._buffers and tuple(padded) == self.built
         mask = self.get_buffer("masks")[self.get_buffer("kinds")] if known else self._mask(padded, x.device)
-        mask = mask.to(x.dtype)
-        return mask if bias is None else bias + mask
+        return [*found, mask.to(x.dtype)]
 
     def _mask(self, padded: Any, device: Any) -> Tensor:
         """`mask` where two cells of a window come from different sides of the shift, else 0: (windows, 1, n, n)."""
@@ -254,10 +255,13 @@ def _without_denormals(scores: Tensor) -> Tensor:
     """Scores whose weight in the softmax would be less than the smallest normal float become -inf, and the weight 0.
 
     A mask of -100 makes weights of exp(-100), with which a CPU multiplies up to fifty times as slowly: a training step
-    of a shifted layer takes 2 to 3 times as long. What is left out is less than 1e-37 of a row's sum.
+    of a shifted layer takes 2 to 3 times as long. What is left out is less than 1e-37 of a row's sum. Gradients pass
+    as if nothing had been done: a softmax looks at differences alone, and a weight of 0 has none.
     """
-    most = scores.detach().amax(-1, keepdim=True)
-    return scores.masked_fill_(scores.detach() < most + LEAST, -torch.inf)
+    values = scores.detach()
+    values -= values.amax(-1, keepdim=True)
+    torch.threshold_(values, LEAST, -torch.inf)
+    return scores
 
 
 LEAST = -87.0
