@@ -8,11 +8,12 @@ whole parts leave a floor. Nothing is solved here; valid sizes are found by enum
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property, reduce
 from math import lcm
 from typing import Any, Union
+
+from composer.frozen import dataclass
 
 Size = Union[int, "Dim"]
 

@@ -7,8 +7,9 @@ list of `Step`s, each a leaf with its values; the compiler has put every value i
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import lru_cache, partial
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from composer.addresses import is_prefix
 from composer.block import Block
 from composer.diagnostics import BlueprintError, ComposerError, Diagnostic, Label, Span, listing, once, raised_at
 from composer.dims import Dim, Size, at, product, symbols_of
+from composer.frozen import dataclass
 from composer.graph import Body, Broken, Call, Given, Graph, GraphInput, Group, Input, Ref, Through
 from composer.layouts import Flatten, Held, Part, ToFirst, ToLast, Unflatten
 from composer.liveness import ids_of, needed
@@ -107,7 +109,7 @@ class Program:
     """What runs in training, if passes prepared something for it."""
 
 
-@dataclass
+@dataclasses.dataclass
 class _Asked:
     """A constraint, and the steps of the part that asked for it: from `first` up to `end`, none if they are equal."""
 

@@ -1,7 +1,5 @@
 """Tokens beside those of the grid."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 from composer import Block, Natural, Number, Positive, Rule, Scope, Type, Value, queries, vector
