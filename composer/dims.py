@@ -169,11 +169,13 @@ def _make(terms: Iterable[tuple[Monomial, int]], constant: int) -> Size:
     """Like terms together, in a fixed order; a constant becomes an int again."""
     summed: dict[Monomial, int] = {}
     for monomial, coefficient in terms:
-        key = tuple(sorted(monomial, key=str))
+        key = tuple(sorted(monomial, key=str)) if len(monomial) > 1 else monomial
         summed[key] = summed.get(key, 0) + coefficient
     constant += summed.pop((), 0)
-    kept = tuple(sorted(((m, c) for m, c in summed.items() if c), key=lambda term: str(term[0])))
-    return Dim(kept, constant) if kept else constant
+    kept = [(m, c) for m, c in summed.items() if c]
+    if len(kept) > 1:
+        kept.sort(key=lambda term: str(term[0]))
+    return Dim(tuple(kept), constant) if kept else constant
 
 
 def _term(monomial: Monomial, coefficient: int) -> str:
