@@ -192,16 +192,13 @@ class Blueprint(stage.Blueprint):
         if memory is not None:
             plan = self._plan_for_build(memory, size, batch, train, _words(checkpoint), without, force)
             checkpoint = plan.after.checkpoint if train else checkpoint
-        program = self.optimized((*_words(without), *(plan.without if plan else ())))
-        from composer.module import build  # torch, 2 s: nothing before this needs it
+        from composer.budget import Budget  # torch, 2 s: nothing before this needs it
+        from composer.module import build
 
-        if force:
-            network = build(program, device)
-        else:
-            from composer.budget import Budget
-
-            with Budget(self, program, device, weights):
-                network = build(program, device)
+        with uncollected():
+            program = self.optimized((*_words(without), *(plan.without if plan else ())))
+            watch = None if force else Budget(self, program, device, weights).watch
+            network = build(program, device, watch)
         if weights is not None:
             from composer.weights import load_file, load_into
 

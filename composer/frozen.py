@@ -27,7 +27,7 @@ else:
 
 def _completed(cls: type) -> type:
     dataclasses.dataclass(init=False, repr=False, eq=False)(cls)
-    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+    fields = dataclasses.fields(cls)
     compared = _values([f.name for f in fields if f.compare])
     methods = (_init(cls, fields), _repr, _equal(compared), _hash(compared), _refuse_to_set, _refuse_to_delete)
     for method in methods:

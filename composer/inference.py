@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import field, replace
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ from composer.layouts import Flatten, Held, Part, ToFirst, ToLast, Unflatten
 from composer.liveness import ids_of, needed
 from composer.origins import with_origins
 from composer.sizes import Constraint, violations
+from composer.traits import Traits
 from composer.types import AXES, UNKNOWN, Layout, Type, map_, vector
 
 if TYPE_CHECKING:
@@ -58,7 +59,12 @@ class Step:
     rank: int = 2
     layout: Layout = "flat"
 
-    @property
+    @cached_property
+    def traits(self) -> Traits:
+        """What the block promises, asked once: every pass wants to know."""
+        return self.block.traits()
+
+    @cached_property
     def reads(self) -> tuple[int, ...]:
         flat: list[int] = []
         for _, value in self.inputs:

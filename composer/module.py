@@ -34,6 +34,7 @@ from composer.streaming import Streaming
 from composer.sweeps import Streams
 from composer.taps import KEY, attentions, chosen, fitting
 from composer.types import Type
+from composer.waiting import Watch
 
 if TYPE_CHECKING:
     from composer.blueprint import Blueprint
@@ -51,10 +52,10 @@ class InputError(BlueprintError, ValueError):
     """What was fed to a network does not fit it."""
 
 
-def build(program: Program, device: Any = None) -> Network:
-    """The network of a program, initialized as its blueprint says."""
+def build(program: Program, device: Any = None, watch: Watch | None = None) -> Network:
+    """The network of a program, initialized as its blueprint says. A `watch` hears of what its modules ask of torch."""
     with torch.device(device) if device is not None else nullcontext():
-        return begun(lambda: Network(program), program.graph.blueprint.init)
+        return begun(lambda: Network(program), program.graph.blueprint.init, watch)
 
 
 def built(step: Step, env: Mapping[str, int]) -> Any:

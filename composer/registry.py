@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import field, replace
-from functools import cache, lru_cache
+from functools import lru_cache
 from importlib.metadata import Distribution, EntryPoint, distributions, entry_points
 from pathlib import Path
 from types import ModuleType
@@ -252,9 +252,8 @@ def _loaded(registry: Registry, point: EntryPoint) -> Registry:
     return registry._with(replace(plugin, seconds=time.perf_counter() - start, warnings=heavy), module)
 
 
-@cache
 def _name_and_version(dist: Distribution) -> tuple[str, str]:
-    """Read once: each look parses all of the metadata, which takes as long as importing a small plugin."""
+    """In one look: each parses all of the metadata, which takes as long as importing a small plugin."""
     metadata = dist.metadata
     return metadata["Name"], metadata["Version"]
 
