@@ -68,9 +68,8 @@ def main() -> None:
     hand, made = (median(times) * 1e6 for times in zip(*rounds, strict=True))
     low, middle, high = quantiles(more, n=4)
     print(f"by hand {hand:.0f} µs, blueprint {made:.0f} µs, ratio {made / hand:.3f}")
-    print(
-        f"node overhead: {middle:.0f} ns, median of {options.rounds} pairs (middle half {low:.0f} to {high:.0f}); at most 150"
-    )
+    said = f"median of {options.rounds} pairs (middle half {low:.0f} to {high:.0f}); at most 150"
+    print(f"node overhead: {middle:.0f} ns, {said}")
 
 
 if __name__ == "__main__":

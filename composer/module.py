@@ -195,7 +195,7 @@ class Network(nn.Module):
 
     def _plan(self, given: Sequence[Tensor | None]) -> _Plan:
         """The steps for these inputs: prepared ones, where nobody follows what happens."""
-        present = tuple(given[k] is not None for k in self._optional)
+        present = tuple([given[k] is not None for k in self._optional])
         plans, evaluated = self._tapped or (self._plans, self._prepared)
         trained = {} if self._tapped else self._trained
         plain, prepared = plans[self.training, *present], (trained if self.training else evaluated).get(present)
@@ -343,7 +343,7 @@ class Network(nn.Module):
 
     def _check(self, given: Sequence[Tensor | None], constraints: Sequence[Constraint]) -> None:
         """Shapes against the constraints, once for each shape."""
-        shapes = tuple(None if g is None else tuple(g.shape) for g in given)
+        shapes = tuple([None if g is None else tuple(g.shape) for g in given])
         if shapes in self._accepted:
             return
         env: dict[str, int] = {}
