@@ -57,3 +57,8 @@ def __getattr__(name: str) -> _typing.Any:
     if name in _LATER:
         return getattr(_importlib.import_module(_LATER[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """What completion offers."""
+    return sorted({*globals(), *_LATER})
