@@ -538,6 +538,7 @@ def _steps(calls: Sequence[Call], slots: Any) -> None:
                 else:
                     for key, slot in target:
                         slots[slot] = made[key]
+                made = None  # steps of the other kind would not let go of it
             for slot in dead:
                 slots[slot] = None
     except Exception as fault:
