@@ -1,5 +1,6 @@
 """Composer: networks of medical imaging as short YAML blueprints. Importing it does not import torch."""
 
+import importlib as _importlib
 import typing as _typing
 
 from composer.block import Block as Block
@@ -32,7 +33,6 @@ from composer.dims import product as product
 from composer.exporters import Exporter as Exporter
 from composer.hookspecs import hookimpl as hookimpl
 from composer.inference import Program as Program
-from composer.passes import Pass as Pass
 from composer.references import Reference as Reference
 from composer.registry import Registry as Registry
 from composer.replacements import Replacement as Replacement
@@ -43,15 +43,22 @@ from composer.types import queries as queries
 from composer.types import vector as vector
 
 if _typing.TYPE_CHECKING:
+    from composer.passes import Pass as Pass
     from composer.sharding import parallel as parallel
 
 __version__ = "0.1.0"
 
 
-def __getattr__(name: str) -> _typing.Any:
-    """`parallel` needs torch, which is imported when it is asked for."""
-    if name == "parallel":
-        from composer.sharding import parallel
+_LATER = {"Pass": "composer.passes", "parallel": "composer.sharding"}
+"""What a check does not need and what needs torch is imported when it is asked for."""
 
-        return parallel
+
+def __getattr__(name: str) -> _typing.Any:
+    if name in _LATER:
+        return getattr(_importlib.import_module(_LATER[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """What completion offers."""
+    return sorted({*globals(), *_LATER})

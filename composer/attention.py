@@ -36,7 +36,10 @@ from composer.evaluating import Evaluated
 from composer.taps import Node
 from composer.types import Type
 
-# A step of a plan, as in `composer.module`: home, name, plain, reads, named, target, dead, place.
+_PLAIN = 1
+"""How a step is called by position, in the plans of `composer.module`; one that has weights too has several results."""
+
+# A step of a plan, as in `composer.module`: home, name, kind, reads, named, target, dead, place.
 _HOME, _NAME = 0, 1
 _Y, _WEIGHTS = "", "need_weights"
 
@@ -212,9 +215,9 @@ def _free(address: str, taken: Mapping[str, int]) -> str:
 
 def _asking(call: Any, slot: int, rows: Rows) -> Any:
     """A call that also asks for weights, and puts them into a slot."""
-    home, name, plain, reads, named, target, dead, at = call
+    home, name, kind, reads, named, target, dead, at = call
     targets = ((_Y, target),) if isinstance(target, int) else target
-    return {"": _Asking(home, name, rows)}, "", plain, reads, named, (*targets, (_WEIGHTS, slot)), dead, at
+    return {"": _Asking(home, name, rows)}, "", min(kind, _PLAIN), reads, named, (*targets, (_WEIGHTS, slot)), dead, at
 
 
 class _Asking:
@@ -237,7 +240,7 @@ class _Asking:
 
 def _apart(call: Any, slots: Mapping[str, int], asked: Mapping[str, Rows]) -> Any:
     """The parts of a prepared step in its place, those in question asking for weights."""
-    home, name, positional, reads, named, target, dead, at = call
+    home, name, kind, reads, named, target, dead, at = call
     plain = getattr(home[name], "__wrapped__", home[name]).plain
     parts = copy.copy(plain)
     parts.calls = [
@@ -246,7 +249,7 @@ def _apart(call: Any, slots: Mapping[str, int], asked: Mapping[str, Rows]) -> An
     parts.also = tuple(slots.values())
     own = (target,) if isinstance(target, int) else tuple(slot for _, slot in target)
     targets = tuple((slot, slot) for slot in (*own, *parts.also))
-    return {"": parts}, "", positional, reads, named, targets, dead, at
+    return {"": parts}, "", min(kind, _PLAIN), reads, named, targets, dead, at
 
 
 # --- taps -----------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from composer.init import Rule, initialize, rule_for, rules_of
-from composer.waiting import Waiting
+from composer.waiting import Waiting, Watch
 
 if TYPE_CHECKING:
     from composer.module import Network
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     Made = Callable[[], Iterator[tuple[str, nn.Module | nn.Parameter]]]
 
 
-def begun(make: Callable[[], Network], init: Any) -> Network:
+def begun(make: Callable[[], Network], init: Any, watch: Watch | None = None) -> Network:
     """The network that `make` makes, each tensor filled once."""
-    with Waiting() as waiting:
+    with Waiting(watch) as waiting:
         network = make()
     initialize(network, init, waiting.drop)
     waiting.done()

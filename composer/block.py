@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, ClassVar, Protocol
 
@@ -23,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from composer import notation
 from composer.dims import Size
+from composer.frozen import dataclass
 from composer.traits import Traits
 from composer.types import Type
 
@@ -259,9 +259,14 @@ Block.__annotations__.clear()
 
 
 @cache
+def _parameters(function: Callable[..., Any]) -> tuple[inspect.Parameter, ...]:
+    """What a function takes; looking at a signature takes as long as making a small module."""
+    return tuple(inspect.signature(function).parameters.values())
+
+
 def _asked(build: Callable[..., Any]) -> tuple[str, ...]:
-    """The names of what a `build` asks for; looking at a signature takes as long as making a small module."""
-    return tuple(inspect.signature(build).parameters)[1:]
+    """The names of what a `build` asks for."""
+    return tuple(p.name for p in _parameters(build)[1:])
 
 
 def _declare(cls: type[Block]) -> None:
@@ -296,7 +301,7 @@ def _slots(cls: type[Block]) -> Iterable[tuple[str, SlotSpec]]:
 
 def _ports_from(cls: type[Block], rule: Callable[..., Any]) -> None:
     """Ports are the parameters of the rule after `self` and the scope."""
-    parameters = list(inspect.signature(rule).parameters.values())[2:]
+    parameters = _parameters(rule)[2:]
     if rule is Block.infer:
         raise DeclarationError(f"block `{cls.name}` needs a `shape`, an `infer` or a `compose`")
     cls.open_ports = any(p.kind is p.VAR_KEYWORD for p in parameters)
@@ -325,7 +330,8 @@ def _check_build(cls: type[Block]) -> None:
         known |= cls.signature.axes
     if cls.build is Block.build:
         raise DeclarationError(f"block `{cls.name}` has no `build`")
-    for name, parameter in list(inspect.signature(cls.build).parameters.items())[1:]:
+    for parameter in _parameters(cls.build)[1:]:
+        name = parameter.name
         if name not in known and parameter.kind is not parameter.VAR_KEYWORD:
             raise DeclarationError(
                 f"block `{cls.name}`: `build` asks for `{name}`, which its rule does not name; there are "

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from composer.diagnostics import (
     listing,
     nearest,
 )
+from composer.frozen import dataclass
 from composer.names import Names, evaluate
 from composer.shipped import is_hybrid as is_hybrid
 from composer.shipped import published as published

@@ -12,7 +12,6 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.overrides import TorchFunctionMode
 
 from composer import memory
 from composer.diagnostics import BlueprintError
@@ -30,26 +29,25 @@ MAKERS = frozenset((torch.empty, torch.zeros, torch.ones, torch.full, torch.rand
 """What modules make their weights with."""
 
 
-class Budget(TorchFunctionMode):
-    """While it is active, a network that is built on `device` fits there or is refused (BP706)."""
+class Budget:
+    """Watched by it, a network that is built on `device` fits there or is refused (BP706)."""
 
     def __init__(
         self, blueprint: Blueprint, program: Program, device: Any, weights: str | os.PathLike[str] | None = None
     ):
-        super().__init__()
         self.blueprint, self.program = blueprint, program
         self.device = torch.device(device) if device is not None else torch.get_default_device()
         self.free = memory.available(str(self.device)) if self.device.type != "meta" else None
         self.file = os.path.getsize(weights) if weights is not None and os.path.isfile(weights) else 0
         self.left = self.free * SMALL - self.file if self.free is not None else float("inf")
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def watch(self, func: Any, args: Any, kwargs: Any) -> None:
+        """Count what a call of torch asks for."""
         if func in MAKERS:
-            self.left -= _asked(args, kwargs or {})
+            self.left -= _asked(args, kwargs)
             if self.left < 0:
                 self.left = float("inf")
                 self.judge()
-        return func(*args, **(kwargs or {}))
 
     def judge(self) -> None:
         """Weigh the whole network."""

@@ -8,11 +8,12 @@ whole parts leave a floor. Nothing is solved here; valid sizes are found by enum
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property, reduce
 from math import lcm
 from typing import Any, Union
+
+from composer.frozen import dataclass
 
 Size = Union[int, "Dim"]
 
@@ -168,11 +169,13 @@ def _make(terms: Iterable[tuple[Monomial, int]], constant: int) -> Size:
     """Like terms together, in a fixed order; a constant becomes an int again."""
     summed: dict[Monomial, int] = {}
     for monomial, coefficient in terms:
-        key = tuple(sorted(monomial, key=str))
+        key = tuple(sorted(monomial, key=str)) if len(monomial) > 1 else monomial
         summed[key] = summed.get(key, 0) + coefficient
     constant += summed.pop((), 0)
-    kept = tuple(sorted(((m, c) for m, c in summed.items() if c), key=lambda term: str(term[0])))
-    return Dim(kept, constant) if kept else constant
+    kept = [(m, c) for m, c in summed.items() if c]
+    if len(kept) > 1:
+        kept.sort(key=lambda term: str(term[0]))
+    return Dim(tuple(kept), constant) if kept else constant
 
 
 def _term(monomial: Monomial, coefficient: int) -> str:

@@ -19,11 +19,12 @@ import reprlib
 import tokenize
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import lru_cache
 from typing import Any
 
 from composer.diagnostics import did_you_mean, listing
+from composer.frozen import dataclass
 
 MAX_TEXT = 1000
 MAX_DEPTH = 60

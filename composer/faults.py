@@ -7,14 +7,10 @@ command, the traceback, and the blueprints that were read. The traceback itself 
 from __future__ import annotations
 
 import os
-import platform
 import sys
-import tempfile
-import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from importlib import metadata
 from pathlib import Path
 
 from composer.diagnostics import BlueprintError, ComposerError, Diagnostic, InternalError, PluginError
@@ -54,6 +50,8 @@ def named(files: Iterable[Path] = (), texts: Mapping[str, str] | None = None) ->
 
 def internal(fault: Exception, files: Iterable[Path] = (), texts: Mapping[str, str] | None = None) -> InternalError:
     """The message about a fault of Composer's own, and the file with what its report needs."""
+    import traceback
+
     frame = traceback.extract_tb(fault.__traceback__)[-1:]
     place = [f"at {os.path.basename(f.filename)}:{f.lineno}" for f in frame]
     said = f"Composer itself failed: {type(fault).__name__}: {fault}"
@@ -67,6 +65,8 @@ def internal(fault: Exception, files: Iterable[Path] = (), texts: Mapping[str, s
 
 
 def _report(fault: Exception, files: Iterable[Path], texts: Mapping[str, str]) -> str:
+    import traceback
+
     parts = ["versions\n" + _versions(), "command\n" + " ".join(sys.argv)]
     parts.append("traceback\n" + "".join(traceback.format_exception(fault)))
     parts += [f"{file}\n{_read(file)}" for file in files]
@@ -75,6 +75,9 @@ def _report(fault: Exception, files: Iterable[Path], texts: Mapping[str, str]) -
 
 
 def _versions() -> str:
+    import platform
+    from importlib import metadata
+
     known = {d.name: d.version for d in metadata.distributions()}
     wanted = ("blueprint-composer", "torch", "pydantic", "pydantic_core", "PyYAML", "monai")
     return "\n".join(
@@ -91,6 +94,8 @@ def _read(file: Path) -> str:
 
 def _written(text: str) -> str:
     """The path of a new file with a text; nothing where none can be written."""
+    import tempfile
+
     try:
         handle, path = tempfile.mkstemp(prefix="composer-report-", suffix=".txt")
         with os.fdopen(handle, "w", encoding="utf-8") as file:

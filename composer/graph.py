@@ -7,12 +7,13 @@ block, `Through` a value that passes (`when: false`). `composer.linking` makes i
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any
 
 from composer.block import Block
 from composer.blueprint import Blueprint, Edit
 from composer.diagnostics import Diagnostic, Span
+from composer.frozen import dataclass
 
 if TYPE_CHECKING:
     from composer.scopes import Sight

@@ -7,9 +7,10 @@ list of `Step`s, each a leaf with its values; the compiler has put every value i
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import lru_cache, partial
+from dataclasses import field, replace
+from functools import cached_property, lru_cache, partial
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +20,13 @@ from composer.addresses import is_prefix
 from composer.block import Block
 from composer.diagnostics import BlueprintError, ComposerError, Diagnostic, Label, Span, listing, once, raised_at
 from composer.dims import Dim, Size, at, product, symbols_of
+from composer.frozen import dataclass
 from composer.graph import Body, Broken, Call, Given, Graph, GraphInput, Group, Input, Ref, Through
 from composer.layouts import Flatten, Held, Part, ToFirst, ToLast, Unflatten
 from composer.liveness import ids_of, needed
 from composer.origins import with_origins
 from composer.sizes import Constraint, violations
+from composer.traits import Traits
 from composer.types import AXES, UNKNOWN, Layout, Type, map_, vector
 
 if TYPE_CHECKING:
@@ -56,7 +59,12 @@ class Step:
     rank: int = 2
     layout: Layout = "flat"
 
-    @property
+    @cached_property
+    def traits(self) -> Traits:
+        """What the block promises, asked once: every pass wants to know."""
+        return self.block.traits()
+
+    @cached_property
     def reads(self) -> tuple[int, ...]:
         flat: list[int] = []
         for _, value in self.inputs:
@@ -107,7 +115,7 @@ class Program:
     """What runs in training, if passes prepared something for it."""
 
 
-@dataclass
+@dataclasses.dataclass
 class _Asked:
     """A constraint, and the steps of the part that asked for it: from `first` up to `end`, none if they are equal."""
 

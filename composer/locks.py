@@ -19,10 +19,10 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from composer.diagnostics import BlueprintError, Diagnostic, Span, listing
+from composer.frozen import dataclass
 from composer.interfaces import digest
 from composer.source import Map, span_of
 

@@ -34,6 +34,7 @@ from composer.streaming import Streaming
 from composer.sweeps import Streams
 from composer.taps import KEY, attentions, chosen, fitting
 from composer.types import Type
+from composer.waiting import Watch
 
 if TYPE_CHECKING:
     from composer.blueprint import Blueprint
@@ -42,19 +43,23 @@ if TYPE_CHECKING:
 # A step's callable is found when it is called (`Home`): among the children of its owner, by its name. Looking it up
 # costs 30 ns, and a module that is replaced (SyncBatchNorm, adapters, quantization) is really replaced.
 
-Call = tuple[Mapping[str, Any], str, bool, tuple[Any, ...], tuple[tuple[str, Any], ...], Any, tuple[int, ...], str]
-"""One step: home, name, whether it takes only single values by position, slots of the required ports, slots of the
+Call = tuple[Mapping[str, Any], str, int, tuple[Any, ...], tuple[tuple[str, Any], ...], Any, tuple[int, ...], str]
+"""One step: home, name, how it is called (`NAMED`, `PLAIN` or `SINGLE`), slots of the required ports, slots of the
 others by name, where the result goes, which slots are empty afterwards, and the place in the blueprint."""
+
+NAMED, PLAIN, SINGLE = 0, 1, 2
+"""How a step is called: with lists or by name; with single values by position; with one value, for one result. Most are
+of the last kind, which a step at run time costs a third of the others."""
 
 
 class InputError(BlueprintError, ValueError):
     """What was fed to a network does not fit it."""
 
 
-def build(program: Program, device: Any = None) -> Network:
-    """The network of a program, initialized as its blueprint says."""
+def build(program: Program, device: Any = None, watch: Watch | None = None) -> Network:
+    """The network of a program, initialized as its blueprint says. A `watch` hears of what its modules ask of torch."""
     with torch.device(device) if device is not None else nullcontext():
-        return begun(lambda: Network(program), program.graph.blueprint.init)
+        return begun(lambda: Network(program), program.graph.blueprint.init, watch)
 
 
 def built(step: Step, env: Mapping[str, int]) -> Any:
@@ -190,7 +195,7 @@ class Network(nn.Module):
 
     def _plan(self, given: Sequence[Tensor | None]) -> _Plan:
         """The steps for these inputs: prepared ones, where nobody follows what happens."""
-        present = tuple(given[k] is not None for k in self._optional)
+        present = tuple([given[k] is not None for k in self._optional])
         plans, evaluated = self._tapped or (self._plans, self._prepared)
         trained = {} if self._tapped else self._trained
         plain, prepared = plans[self.training, *present], (trained if self.training else evaluated).get(present)
@@ -338,7 +343,7 @@ class Network(nn.Module):
 
     def _check(self, given: Sequence[Tensor | None], constraints: Sequence[Constraint]) -> None:
         """Shapes against the constraints, once for each shape."""
-        shapes = tuple(None if g is None else tuple(g.shape) for g in given)
+        shapes = tuple([None if g is None else tuple(g.shape) for g in given])
         if shapes in self._accepted:
             return
         env: dict[str, int] = {}
@@ -468,7 +473,7 @@ def _live(program: Program, outputs: Iterable[ProgramOutput]) -> list[Step]:
 
 def _calls(steps: Sequence[AnyStep], built: Mapping[str, Home], wanted: Iterable[int]) -> list[Call]:
     return [
-        (*_prepared(s, built), True, s.reads, (), _one(s.outputs), dead, f"`{s.address}`")
+        (*_prepared(s, built), _kind(s.reads, s.outputs), s.reads, (), _one(s.outputs), dead, f"`{s.address}`")
         if isinstance(s, Prepared)
         else (*built[s.module], *_arguments(s), _targets(s), dead, _place(s))
         for s, dead in zip(steps, _last_reads(steps, wanted), strict=True)
@@ -520,16 +525,20 @@ def _steps(calls: Sequence[Call], slots: Any) -> None:
     """Run steps on slots, a list or a dictionary of them."""
     at = ""
     try:
-        for home, name, plain, reads, named, target, dead, at in calls:  # noqa: B007 - `at` is for the note
-            if plain:  # most steps read one value, and unpacking it costs as much as the rest of this loop
-                made = home[name](slots[reads[0]]) if len(reads) == 1 else home[name](*map(slots.__getitem__, reads))
+        for home, name, kind, reads, named, target, dead, at in calls:  # noqa: B007 - `at` is for the note
+            if kind == SINGLE:
+                slots[target] = home[name](slots[reads[0]])
             else:
-                made = home[name](*_gathered(reads, slots), **{k: _gathered(v, slots) for k, v in named})
-            if type(target) is int:
-                slots[target] = made
-            else:
-                for key, slot in target:
-                    slots[slot] = made[key]
+                if kind == PLAIN:
+                    made = home[name](*map(slots.__getitem__, reads))
+                else:
+                    made = home[name](*_gathered(reads, slots), **{k: _gathered(v, slots) for k, v in named})
+                if type(target) is int:
+                    slots[target] = made
+                else:
+                    for key, slot in target:
+                        slots[slot] = made[key]
+                made = None  # steps of the other kind would not let go of it
             for slot in dead:
                 slots[slot] = None
     except Exception as fault:
@@ -590,14 +599,20 @@ def _fill(states: Sequence[Tensor], values: Sequence[Tensor]) -> None:
         state.copy_(value)
 
 
-def _arguments(step: Step) -> tuple[bool, tuple[Any, ...], tuple[tuple[str, Any], ...]]:
-    """Required ports go by position, optional ones by name; before them, whether all are single and by position."""
+def _arguments(step: Step) -> tuple[int, tuple[Any, ...], tuple[tuple[str, Any], ...]]:
+    """Required ports go by position, optional ones by name; before them, how the step is called."""
     given = dict(step.inputs)
     required = [p for p in step.block.required if p in given]
     rest = [p for p in given if p not in required]
     reads = tuple(given[p] for p in required)
     named = tuple((p, given[p]) for p in rest)
-    return not named and all(isinstance(r, int) for r in reads), reads, named
+    plain = not named and all(isinstance(r, int) for r in reads)
+    return _kind(reads, step.outputs if step.keys is None else ()) if plain else NAMED, reads, named
+
+
+def _kind(reads: Sequence[int], outputs: Sequence[int]) -> int:
+    """How a step is called that takes single values by position."""
+    return SINGLE if len(reads) == len(outputs) == 1 else PLAIN
 
 
 def _targets(step: Step) -> Any:

@@ -6,11 +6,12 @@ Plain data from the reader goes in, plain data comes out; every fault carries th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Any
 
 from composer import expressions
 from composer.diagnostics import BlueprintError, Diagnostic, Span
+from composer.frozen import dataclass
 
 
 @dataclass(frozen=True)

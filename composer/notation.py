@@ -15,10 +15,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Protocol
 
 from composer.dims import Size
+from composer.frozen import dataclass
 from composer.types import Type, map_, queries, vector
 
 LAYOUTS = {"map": "first", "grid": "last", "tokens": "flat"}

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import pluggy
 from composer import hookspecs
 from composer.block import Block
 from composer.diagnostics import Diagnostic, PluginError, did_you_mean, listing, raised_at
+from composer.frozen import dataclass
 from composer.references import Reference
 from composer.replacements import Replacement
 

@@ -171,9 +171,12 @@ def _live(program: Program, outputs: Iterable[int]) -> tuple[Step, ...]:
     return tuple(s for s in program.steps if wanted & set(s.outputs) and not s.unused)
 
 
+_NONE = Traits()
+
+
 def traits_of(step: AnyStep | None) -> Traits:
     """The promises of a step that runs as it is; one that is prepared already makes none."""
-    return step.block.traits() if isinstance(step, Step) and step.keys is None else Traits()
+    return step.traits if isinstance(step, Step) and step.keys is None else _NONE
 
 
 def by_position(step: Step) -> bool:

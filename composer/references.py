@@ -8,8 +8,10 @@ at and that somebody set would make another network, and is refused by name inst
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
+
+from composer.frozen import dataclass
 
 
 @dataclass(frozen=True)

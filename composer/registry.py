@@ -16,15 +16,16 @@ import re
 import sys
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import lru_cache
-from importlib.metadata import EntryPoint, distributions, entry_points
+from importlib.metadata import Distribution, EntryPoint, distributions, entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from composer.block import Block
 from composer.diagnostics import BlueprintError, Diagnostic, PluginError, listing
+from composer.frozen import dataclass
 from composer.plugins import GROUP, Added, Plugin, added, failed
 from composer.references import Reference
 from composer.replacements import Replacement
@@ -232,10 +233,9 @@ def _unknown(name: str) -> Diagnostic:
 
 
 def _loaded(registry: Registry, point: EntryPoint) -> Registry:
-    dist, package = point.dist, point.value.partition(":")[0].split(".")[0]
-    plugin = Plugin(
-        point.name, dist.name if dist else point.value, dist.version if dist else "", package=package.strip()
-    )
+    package = point.value.partition(":")[0].split(".")[0].strip()
+    name, version = _name_and_version(point.dist) if point.dist else (point.value, "")
+    plugin = Plugin(point.name, name, version, package=package)
     double = _double(plugin)
     if double is not None and canonical(plugin.distribution) != OWN:
         return registry._without(plugin, double)
@@ -252,6 +252,12 @@ def _loaded(registry: Registry, point: EntryPoint) -> Registry:
     return registry._with(replace(plugin, seconds=time.perf_counter() - start, warnings=heavy), module)
 
 
+def _name_and_version(dist: Distribution) -> tuple[str, str]:
+    """In one look: each parses all of the metadata, which takes as long as importing a small plugin."""
+    metadata = dist.metadata
+    return metadata["Name"], metadata["Version"]
+
+
 def _heavy(plugin: Plugin) -> Diagnostic:
     text = f"importing the plugin `{plugin.name}` imports torch, so that every command waits for it"
     help = ("import torch where `build` needs it, or in a module that only `build` imports",)
@@ -263,11 +269,12 @@ def _double(plugin: Plugin) -> Diagnostic | None:
 
     In two folders the first on the path is the one that Python takes, for code and metadata alike.
     """
-    folders: dict[str, dict[str, str]] = {}
+    folders: dict[str, dict[str, Distribution]] = {}
     for dist in distributions(name=plugin.distribution):
         path = Path(str(getattr(dist, "_path", "")))
-        folders.setdefault(str(path.parent), {})[dist.version] = path.name
-    found = next(((f, v) for f, v in folders.items() if len(v) > 1), None)
+        folders.setdefault(str(path.parent), {})[path.name] = dist
+    several = ((f, {d.version: name for name, d in found.items()}) for f, found in folders.items() if len(found) > 1)
+    found = next(((f, v) for f, v in several if len(v) > 1), None)
     if found is None:
         return None
     folder, versions = found

@@ -9,11 +9,12 @@ is asked of it, and again after each edit, so that edits, overrides and copies o
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from composer.blueprint import Edit, replaced
 from composer.diagnostics import Diagnostic, Span
+from composer.frozen import dataclass
 from composer.registry import Registry
 from composer.replacements import Replacement
 from composer.source import Map, span_of

@@ -7,7 +7,9 @@ place of each old one: a plugin can rename without breaking the files of others.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
+
+from composer.frozen import dataclass
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol
 
 from composer.diagnostics import BlueprintError, did_you_mean
 from composer.expressions import ExpressionError
+from composer.frozen import dataclass
 from composer.graph import Input, Ref
 
 

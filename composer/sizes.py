@@ -6,12 +6,12 @@ Enumeration is exact, takes microseconds with NumPy, and cannot be wrong in the 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from heapq import heappop, heappush
 from typing import Any
 
 from composer.diagnostics import Diagnostic, Span
 from composer.dims import Size, at, bounds, period, symbols_of
+from composer.frozen import dataclass
 from composer.phrases import phrase
 
 LIMIT = 2048

@@ -12,6 +12,7 @@ count characters from one.
 from __future__ import annotations
 
 import copy
+import dataclasses
 import errno
 import itertools
 import os
@@ -20,7 +21,6 @@ import stat
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -28,6 +28,7 @@ from typing import Any
 import yaml
 
 from composer.diagnostics import BlueprintError, Diagnostic, Label, Source, Span, did_you_mean
+from composer.frozen import dataclass
 
 MAX_BYTES = 2**20
 MAX_DEPTH = 64
@@ -286,7 +287,7 @@ def _plain(text: str) -> Any:
 # ---- from events to data ----------------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
+@dataclasses.dataclass(slots=True)
 class _Open:
     """A collection that has begun and not ended."""
 
@@ -300,7 +301,7 @@ class _Open:
     awaits_value: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class _Anchored:
     """What an alias repeats, and what repeating it costs."""
 

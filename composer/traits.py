@@ -7,8 +7,9 @@ network whose passes change its results, which the conformance of `tests/test_pa
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
+
+from composer.frozen import dataclass
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ it or into the tensor that it was made of) has it filled first.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -30,20 +30,26 @@ FILLINGS = frozenset(
 HARMLESS = frozenset((Tensor.size, Tensor.dim, Tensor.numel, Tensor.nelement, Tensor.stride, Tensor.is_floating_point))
 """What looks at no value."""
 
+Watch = Callable[[Any, Any, Any], None]
+
 FACTS = frozenset("shape dtype device ndim is_meta layout requires_grad is_leaf grad_fn grad is_sparse".split())  # noqa: SIM905
 """Attributes that hold no value."""
 
 
 class Waiting(TorchFunctionMode):
-    """While it is active, fillings of whole parameters wait for `done` or `drop`."""
+    """While it is active, fillings of whole parameters wait for `done` or `drop`. A `watch` hears of every call of a
+    function of torch, with its arguments: a mode of its own would cost each call as much as making a small tensor."""
 
-    def __init__(self) -> None:
+    def __init__(self, watch: Watch | None = None) -> None:
         super().__init__()
+        self.watch = watch
         self.fillings: dict[int, tuple[Tensor, Callable[[], Any]]] = {}
         """By storage: the parameter, and what fills it. A later filling is in the place of an earlier one."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if self.watch is not None:
+            self.watch(func, args, kwargs)
         if _is_fact(func):
             return func(*args, **kwargs)
         target = args[0] if args else kwargs.get("tensor")
@@ -91,11 +97,9 @@ def _key(tensor: Tensor) -> int:
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
-    """The tensors among arguments, in lists and mappings too."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, (tuple, list)):
-        for each in value:
+    """The tensors among arguments, in lists and dictionaries too; a list of numbers may be long."""
+    for each in value.values() if isinstance(value, dict) else value:
+        if isinstance(each, Tensor):
+            yield each
+        elif isinstance(each, (tuple, list, dict)):
             yield from _tensors(each)
-    elif isinstance(value, Mapping):
-        yield from _tensors(tuple(value.values()))

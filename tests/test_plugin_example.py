@@ -17,7 +17,7 @@ import composer
 
 EXAMPLE = Path(__file__).parent / "plugin_example"
 SOURCES = sorted(EXAMPLE.rglob("*.py"))
-PUBLIC = {name for name in vars(composer) if not name.startswith("_")}
+PUBLIC = {name for name in dir(composer) if not name.startswith("_")}
 
 
 def imported(path: Path) -> set[str]:

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from composer import faults
-from composer.causes import Axis, Cause, Sizes
 from composer.cli import common
 from composer.compose import Blueprint
 from composer.diagnostics import BlueprintError, Diagnostic
 from composer.inference import Program
 
 if TYPE_CHECKING:
+    from composer.causes import Axis, Cause, Sizes
     from composer.module import Network
     from composer.passes import Fired
 
@@ -39,7 +39,6 @@ def check(
     """Check names, wiring, types and sizes. Builds nothing."""
     from composer.sizes import summary
     from composer.strides import multiples
-    from composer.taps import attentions, fitting
 
     loaded = common.load(blueprint, overrides, plugin)
     program, missing = typed(loaded)
@@ -66,6 +65,8 @@ def check(
     for line in lines:
         print(f"  sizes  {line}")
     if loaded.tap:
+        from composer.taps import attentions, fitting
+
         print(f"  taps   {', '.join(n.address for n in fitting(attentions(program), loaded.tap))}")
     if loaded.lock is not None:
         print(f"  lock   {loaded.lock.summary()}")

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from composer.compose import Blueprint
+from composer.compose import Blueprint, uncollected
 from composer.diagnostics import Diagnostic
 from composer.registry import Registry
 
@@ -82,7 +82,8 @@ def load(name: str, overrides: list[str] | None, plugins: list[Path] | None) -> 
 
 def registry(plugins: list[Path] | None) -> Registry:
     """Installed plugins, and the files named on the command line."""
-    return Registry.discover(plugins or (), ONLY.get())
+    with uncollected():
+        return Registry.discover(plugins or (), ONLY.get())
 
 
 def warn(found: Iterable[Diagnostic]) -> None:

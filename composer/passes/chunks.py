@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from composer.dims import at, symbols_of
 from composer.inference import Program, Step
 from composer.prepared import Flow
 from composer.regions import Region, grown, is_tokenwise, is_turn
@@ -41,9 +40,18 @@ def _pays(flow: Flow, region: Region, built: Mapping[str, int]) -> bool:
     if not inner or not kinds <= {"map", "tokens", "queries", "scales"}:
         return False
     widest = max(inner, key=lambda t: t.channels)
-    tokens = int(at(widest.length, {**dict.fromkeys(symbols_of(widest.length), OPEN), **built}))
-    return widest.channels > last.channels and 4 * tokens * widest.channels > WORTH
+    if widest.channels <= last.channels:
+        return False
+    tokens = int(widest.at(_Sizes(built)).length)  # type: ignore[arg-type]
+    return 4 * tokens * widest.channels > WORTH
 
 
 OPEN = 96
 """What a size counts for that no input is built for."""
+
+
+class _Sizes(dict[str, int]):
+    """What the network is built for, and where that is open `OPEN`."""
+
+    def __missing__(self, axis: str) -> int:
+        return OPEN

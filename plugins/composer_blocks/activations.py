@@ -1,7 +1,5 @@
 """Activations: they fill the slots called `act`. And dropout, which stands where they do."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 

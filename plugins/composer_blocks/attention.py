@@ -1,7 +1,5 @@
 """Attention: any of these fills a slot called `attention`."""
 
-from __future__ import annotations
-
 from math import isqrt
 from typing import Any, ClassVar, Literal
 

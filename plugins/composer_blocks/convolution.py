@@ -1,7 +1,5 @@
 """Convolutions and linear maps."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar, Literal
 
 from composer import Block, Number, PerAxis, PerAxisNatural, Positive, Rule, Scope, Slot, Traits, Type, Value, slot

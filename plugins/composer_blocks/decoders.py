@@ -1,7 +1,5 @@
 """Decoder stages."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from composer import Block, Scope, Slot, Value, slot

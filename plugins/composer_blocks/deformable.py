@@ -1,7 +1,5 @@
 """Deformable attention: a few learned places instead of all keys. It fills a slot called `attention`."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar, Literal
 
 from composer import Block, Positive, Rule, Scope, Traits, Type, Value

@@ -1,7 +1,5 @@
 """Detection: boxes, and what carries them from layer to layer."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 from composer import Block, Number, Rule, Scope, Slot, Type, Value, slot

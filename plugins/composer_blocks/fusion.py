@@ -1,7 +1,5 @@
 """Fusion: how a decoder joins what comes up with what comes across. They fill the slots called `fuse`."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 

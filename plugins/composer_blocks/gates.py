@@ -1,7 +1,5 @@
 """Gates: one map says how much of another passes."""
 
-from __future__ import annotations
-
 from composer import Block, Scope, Slot, Value, slot
 from composer_blocks.parts import Add
 from composer_blocks.resampling import Resize

@@ -1,7 +1,5 @@
 """Attention whose cost grows with the number of tokens, not with its square. It fills a slot called `attention`."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 from composer import Block, Number, Positive, Rule, Scope, Traits, Type, Value

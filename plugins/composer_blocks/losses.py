@@ -4,8 +4,6 @@ A loss is no block: it is no part of what a blueprint computes. This module impo
 import it; `from composer_blocks.losses import SetLoss`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 

@@ -5,8 +5,6 @@ attention shall see; told what became of these `tokens`, it hands new ones on to
 `repeat` owns the first ones, and nobody reads the last.
 """
 
-from __future__ import annotations
-
 from math import prod
 from typing import Any, ClassVar, Literal
 

@@ -1,7 +1,5 @@
 """Normalizations: they fill the slots called `norm`."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar, Literal
 
 from composer import Block, Number, Positive, Rate, Rule, Traits, Type, product

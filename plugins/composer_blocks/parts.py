@@ -1,7 +1,5 @@
 """Leaves that the shipped compounds are made of; they have no name in a blueprint."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar, Literal
 
 from composer import Block, Number, PerAxis, PerAxisNatural, Positive, Rate, Rule, Size, Traits, Type, map_, queries

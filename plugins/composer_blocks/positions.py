@@ -1,7 +1,5 @@
 """Position: what tells a token where it is."""
 
-from __future__ import annotations
-
 from math import prod
 from typing import Any, ClassVar, Literal
 

@@ -1,7 +1,5 @@
 """Pooling, resizing, padding, merging and its way back: what changes a grid without looking further than its cells."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar, Literal
 
 from composer import (

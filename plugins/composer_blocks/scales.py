@@ -1,7 +1,5 @@
 """Scales: maps of several resolutions as one sequence, which attention can sample."""
 
-from __future__ import annotations
-
 from typing import Any, ClassVar
 
 from composer import Block, Number, Rule, Scope, Slot, Type, slot

@@ -1,7 +1,5 @@
 """Blocks around blocks: the residual branches that stages repeat."""
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 from composer import Block, Number, Positive, Rate, Scope, Slot, Value, slot

@@ -1,7 +1,5 @@
 """Tokenizers: images to tokens."""
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 from composer import Block, PerAxis, PerAxisNatural, Positive, Scope, Slot, Value, slot

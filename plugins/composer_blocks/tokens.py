@@ -1,7 +1,5 @@
 """Tokens beside those of the grid."""
 
-from __future__ import annotations
-
 from fractions import Fraction
 from typing import Any, ClassVar
 

@@ -121,13 +121,20 @@ class WindowAttention(InWindows, Derived):
             return {}
         windows = windows_of(self.built, self.window, self.shift, True)
         kinds = list(dict.fromkeys(split for _, _, split in windows))
-        masks = torch.stack([self._mask_of(kind) for kind in kinds])
-        return {"masks": masks, "kinds": torch.tensor([kinds.index(split) for _, _, split in windows], device="cpu")}
+        return {
+            "masks": self._masks_of(kinds),
+            "kinds": torch.tensor([kinds.index(split) for _, _, split in windows], device="cpu"),
+        }
 
     def _mask_of(self, split: tuple[bool, ...]) -> Tensor:
         """`mask` where two places of a window stand on different sides of a seam, else 0: (1, n, n)."""
-        side = torch.tensor(sides(self.window, self.shift, split), device="cpu")
-        return (side[:, None] != side[None]).float()[None] * (self.mask or 0)
+        return self._masks_of([split])[0]
+
+    def _masks_of(self, kinds: list[tuple[bool, ...]]) -> Tensor:
+        """The masks of some kinds of windows, one after another: (kinds, 1, n, n)."""
+        side = torch.tensor([sides(self.window, self.shift, split) for split in kinds], device="cpu")
+        apart = side[:, None, :, None] != side[:, None, None]
+        return torch.zeros(apart.shape, dtype=torch.float32, device="cpu").masked_fill_(apart, self.mask or 0)
 
     @property
     def _masked(self) -> bool:

@@ -179,15 +179,16 @@ class Relative(Derived):
 
 
 def offsets(cells: tuple[int, ...], table: tuple[int, ...], index: str) -> Tensor:
-    """Row of the table for each pair of cells: (n, n).
+    """Row of the table for each pair of cells: (n, n). The steps between two cells are weighed and summed, which is the
+    difference of two sums: no step stands by itself.
 
     The device is named because a network may be made on `meta`, where an index would have no values.
     """
-    axes = [torch.arange(n, device="cpu") for n in cells]
-    grid = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(cells))
-    steps = grid[:, None] - grid[None] + torch.tensor([n - 1 for n in table], device="cpu")
     if index == "nnformer" and len(table) == 3:
         weights = [3 * table[1] - 1, 2 * table[1] - 1, 1]
     else:
         weights = [prod(2 * n - 1 for n in table[k + 1 :]) for k in range(len(table))]
-    return (steps * torch.tensor(weights, device="cpu")).sum(-1)
+    place = torch.zeros(1, dtype=torch.long, device="cpu")
+    for n, weight in zip(cells, weights, strict=True):
+        place = (place[:, None] + weight * torch.arange(n, device="cpu")).reshape(-1)
+    return place[:, None] - place[None] + sum(weight * (n - 1) for n, weight in zip(table, weights, strict=True))
