@@ -24,6 +24,7 @@ from composer.segmenting import head_of
 from composer.segments import owners
 from composer.training.objective import Objective
 from composer.training.recipe import Recipe
+from composer.training.tables import Unread, tables
 
 
 class Segmentation(LightningModule):
@@ -55,6 +56,7 @@ class Segmentation(LightningModule):
         self.classes = classes_of(program)
         self.names = tuple(names) or tuple(f"class {k}" for k in range(self.classes))
         self.position = any(i.name == "position" for i in program.inputs)
+        self.unread: Unread | None = None
         self.objective: Objective = Objective(self.classes, self.recipe.weights)
         self.scores: Tensor
         self.register_buffer("scores", torch.zeros(2, self.classes - 1), persistent=False)
@@ -66,16 +68,22 @@ class Segmentation(LightningModule):
         self.log("loss", loss.detach(), on_step=False, on_epoch=True, batch_size=len(batch["label"]), sync_dist=True)
         return loss
 
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        if self.unread:
+            self.unread.remember()
+
     def on_validation_epoch_start(self) -> None:
         self.scores.zero_()
 
     def validation_step(self, case: Mapping[str, Any], number: int) -> None:
-        """The Dice of every class of a case."""
+        """The Dice of every class of a case. What the network counts meanwhile is forgotten: a case neither changes how
+        the next one is seen, nor what is learned."""
         from monai.metrics.meandice import DiceHelper
 
-        found = imaging.segment_seen(
-            self.network, case["image"], size=self.size, classes=self.classes, overlap=0.25, position=self.position
-        )
+        with imaging.untouched(self.network):
+            found = imaging.segment_seen(
+                self.network, case["image"], size=self.size, classes=self.classes, overlap=0.25, position=self.position
+            )
         pair = [torch.from_numpy(a.astype("int64"))[None, None] for a in (found, case["label"])]
         dice: Any = DiceHelper(
             include_background=False, num_classes=self.classes, reduction="none", get_not_nans=False, apply_argmax=False
@@ -98,6 +106,8 @@ class Segmentation(LightningModule):
             made: Any = torch.optim.SGD(groups, recipe.lr, recipe.momentum, nesterov=recipe.momentum > 0)
         else:
             made = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[recipe.optimizer](groups, recipe.lr)
+        program = self.network.blueprint.check()  # type: ignore[attr-defined]
+        self.unread = Unread(tables(self.network, program), made)
         schedule = torch.optim.lr_scheduler.LambdaLR(made, lambda step: pace(recipe, step))
         return {"optimizer": made, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

@@ -1,7 +1,8 @@
 """A blueprint made for a data set: as many channels and classes as there are, a patch that fits the images.
 
-What the user gave stays as it is. A parameter that the blueprint calls `classes`, `channels` or `size` is set where it
-was not given; `size` only where the patch that the network is built for is larger than the smallest image.
+What the user gave stays as it is. A parameter that the blueprint calls `classes`, `channels`, `size` or `volume` is set
+where it was not given; `size` only where the patch that the network is built for is larger than the smallest image, and
+`volume`, of which an image is a crop, to the largest extent of all images along each axis.
 """
 
 from __future__ import annotations
@@ -47,6 +48,10 @@ def suit(load: Loader, given: Sequence[str], dataset: Dataset, axis: str = "axia
             wanted["size"] = list(smaller)
             blueprint = load(wanted)
             view = view_of(blueprint, axis)
+    if "volume" in loaded.values and "volume" not in given:
+        extents = (max(s, n) for s, n in zip(view.size, largest(dataset, view), strict=True))
+        wanted["volume"] = list(extents)
+        blueprint = load(wanted)
     return Suited(blueprint, view, tuple(f"{k}={_short(v)}" for k, v in wanted.items()))
 
 
@@ -80,6 +85,12 @@ def smallest(dataset: Dataset, view: View) -> tuple[int, ...]:
     """The smallest extent along each axis that the network sees, over all cases, from their headers."""
     shapes = [_extent(case, view) for case in dataset.cases]
     return tuple(min(ns) for ns in zip(*shapes, strict=True))
+
+
+def largest(dataset: Dataset, view: View) -> tuple[int, ...]:
+    """The largest extent along each axis that the network sees, over all cases."""
+    shapes = [_extent(case, view) for case in dataset.cases]
+    return tuple(max(ns) for ns in zip(*shapes, strict=True))
 
 
 def _extent(case: Case, view: View) -> tuple[int, ...]:
