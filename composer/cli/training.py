@@ -77,6 +77,7 @@ def train(
     found = suit(lambda more: reloaded(blueprint, overrides, more, plugin), sorted(given), dataset, axis, pad)
     own = found.blueprint.source.get("training")
     named = dict(epochs=epochs, steps=steps, batch=batch, accumulate=accumulate, lr=lr, seed=seed)
+    recipe_of(own, span=getattr(own, "span", None))
     made = recipe_of(own, words(recipe or []), named)
     introduce(found, dataset, made)
     plan = step_within(memory, found.blueprint, found.view, made, force) if memory else None
