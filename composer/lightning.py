@@ -103,7 +103,9 @@ class Segmentation(LightningModule):
         """The optimizer, and a schedule that steps with it."""
         recipe, groups = self.recipe, list(grouped(self.network, self.recipe))
         if recipe.optimizer == "sgd":
-            made: Any = torch.optim.SGD(groups, recipe.lr, recipe.momentum, nesterov=recipe.nesterov and recipe.momentum > 0)
+            made: Any = torch.optim.SGD(
+                groups, recipe.lr, recipe.momentum, nesterov=recipe.nesterov and recipe.momentum > 0
+            )
         else:
             made = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[recipe.optimizer](groups, recipe.lr)
         program = self.network.blueprint.check()  # type: ignore[attr-defined]
@@ -125,7 +127,11 @@ def pace(recipe: Recipe, step: int) -> float:
     if step < warm:
         return (step + 1) / (warm + 1)
     done = min(1.0, (step - warm) / max(1, recipe.total - warm))
-    curves: dict[str, float] = {"cosine": 0.5 * (1 + cos(pi * done)), "poly": (1 - done) ** recipe.power, "constant": 1.0}
+    curves: dict[str, float] = {
+        "cosine": 0.5 * (1 + cos(pi * done)),
+        "poly": (1 - done) ** recipe.power,
+        "constant": 1.0,
+    }
     return curves[recipe.schedule]
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 
 import pytest
-from test_training import listed
+from test_training import ball, listed
 
 import composer
 from composer import blueprint as stage
@@ -63,3 +64,88 @@ def test_a_recipe_of_a_blueprint_is_used_and_a_wrong_one_has_its_place(
     said = capsys.readouterr().err
     assert "a recipe has no `rate`" in said
     assert "small.yaml:5:" in said
+
+
+# ---- room ------------------------------------------------------------------------------------------------------------
+
+
+def trained(folder: Path, data: Path, *more: str) -> list[str]:
+    words = ["train", "unet:demo", "widths=[4,8]", "--data", str(data), "--out", str(folder), "--device", "cpu"]
+    return [*words, "--epochs", "1", "--steps", "1", *more]
+
+
+@cache
+def peak(size: int, batch: int) -> int:
+    made = composer.load("unet:demo", size=[size] * 3, widths=[4, 8], classes=2)
+    return made.cost(train=True, batch=batch, optimizer="adamw", flops=False).peak.bytes
+
+
+def test_the_largest_patch_that_has_room(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Images of 64 voxels a side are larger than the patch of 48; asked for an amount, the next valid patch, by
+    sixteenths of the image, does not fit. What the run has chosen stays when it goes on, whatever it is asked then."""
+    (tmp_path / "data").mkdir()
+    for k in range(2):
+        ball(tmp_path / "data", f"b{k}", k, size=(64, 64, 64))
+    cases = [{"image": f"b{k}.nii.gz", "label": f"b{k}_labels.nii.gz"} for k in range(2)]
+    data = tmp_path / "data" / "list.yaml"
+    data.write_text(json.dumps({"labels": ["background", "ball"], "cases": cases}))
+    budget = (peak(56, 2) + peak(58, 2)) // 2
+    words = trained(tmp_path / "run", data, "--memory", str(budget))
+    assert run(words) == 0
+    said = capsys.readouterr().out
+    assert "patches of 56 × 56 × 56, 2 at a time: a step takes" in said
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["view"]["size"] == [56, 56, 56]
+    assert run(trained(tmp_path / "run", data)) == 0
+    assert "patches of 56 × 56 × 56" in capsys.readouterr().out
+
+
+def test_fewer_at_a_time_before_smaller_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the memory of the machine: six patches for a step, three at a time; then two, smaller; what the user gives
+    stays, and is refused."""
+    from composer.memory import PRETEND
+    from composer.training.room import Search
+    from composer.training.store import View
+
+    made = composer.load("unet:demo", size=[16, 16, 16], widths=[4, 8], classes=2)
+    asked = Recipe(batch=6)
+
+    def room(budget: int, **more: bool) -> tuple[tuple[int, ...], int, int]:
+        found = Search(
+            made, View(1, 2, (16, 16, 16)), asked, budget, (16, 16, 16), **{"fixed": False, "given": False, **more}
+        )
+        return found.room().size, found.room().batch, found.room().accumulate
+
+    assert room(peak(16, 6)) == ((16, 16, 16), 6, 1)
+    assert room(peak(16, 6) - 1) == ((16, 16, 16), 3, 2)
+    assert room(peak(16, 2) - 1)[1:] == (2, 3)
+    assert max(room(peak(16, 2) - 1)[0]) < 16
+    assert room(peak(16, 2) - 1, fixed=True) == ((16, 16, 16), 6, 1)
+    assert room(peak(16, 6) - 1, given=True, fixed=True) == ((16, 16, 16), 6, 1)
+    monkeypatch.setenv(PRETEND, str(peak(16, 6) - 1))
+    words = trained(tmp_path / "run", listed(tmp_path), "size=[16,16,16]")
+    assert run([*words, "--batch", "6"]) == 1
+    assert "error[BP706]" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_ct_is_scaled_by_is_read_from_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It took a look at every image; another way to scale is another run."""
+    from composer.training import store
+
+    data = listed(tmp_path, 2, channels=["CT"])
+    words = trained(tmp_path / "run", data, "size=[8,8,8]")
+    assert run(words) == 0
+    before = (tmp_path / "run" / "run.json").read_text()
+
+    def never(*given: object) -> None:
+        raise AssertionError("percentiles are taken again")
+
+    monkeypatch.setattr(store, "_of_ct", never)
+    assert run(words) == 0
+    assert (tmp_path / "run" / "run.json").read_text() == before
+    assert run([*words, "--normalize", "zscore"]) == 1
+    assert "scaling" in capsys.readouterr().err

@@ -31,8 +31,16 @@ class Suited:
     said: tuple[str, ...]
 
 
-def suit(load: Loader, given: Sequence[str], dataset: Dataset, axis: str = "axial", pad: bool = False) -> Suited:
-    """The blueprint for a data set; `given` are the parameters that the user set."""
+def suit(
+    load: Loader,
+    given: Sequence[str],
+    dataset: Dataset,
+    axis: str = "axial",
+    pad: bool = False,
+    size: Sequence[int] | None = None,
+) -> Suited:
+    """The blueprint for a data set; `given` are the parameters that the user set, `size` is that of a patch where it
+    has been chosen already."""
     wanted: dict[str, Any] = {}
     loaded = load({})
     counts = {"channels": channels_of(dataset), "classes": len(dataset.labels)}
@@ -42,15 +50,15 @@ def suit(load: Loader, given: Sequence[str], dataset: Dataset, axis: str = "axia
     blueprint = load(wanted) if wanted else loaded
     view = view_of(blueprint, axis)
     _check(view, counts, blueprint)
-    if "size" in loaded.values and "size" not in given and not pad:
-        smaller = _fitting(blueprint, view, smallest(dataset, view))
-        if smaller and smaller != view.size:
-            wanted["size"] = list(smaller)
+    if "size" in loaded.values and "size" not in given:
+        other = size or (None if pad else _fitting(blueprint, view, smallest(dataset, view)))
+        if other and tuple(other) != view.size:
+            wanted["size"] = list(other)
             blueprint = load(wanted)
             view = view_of(blueprint, axis)
     if "volume" in loaded.values and "volume" not in given:
-        extents = (max(s, n) for s, n in zip(view.size, largest(dataset, view), strict=True))
-        wanted["volume"] = list(extents)
+        shapes = [view.size, *extents(dataset, view)]
+        wanted["volume"] = [max(ns) for ns in zip(*shapes, strict=True)]
         blueprint = load(wanted)
     return Suited(blueprint, view, tuple(f"{k}={_short(v)}" for k, v in wanted.items()))
 
@@ -83,14 +91,12 @@ def _check(view: View, counts: Mapping[str, int], blueprint: Blueprint) -> None:
 
 def smallest(dataset: Dataset, view: View) -> tuple[int, ...]:
     """The smallest extent along each axis that the network sees, over all cases, from their headers."""
-    shapes = [_extent(case, view) for case in dataset.cases]
-    return tuple(min(ns) for ns in zip(*shapes, strict=True))
+    return tuple(min(ns) for ns in zip(*extents(dataset, view), strict=True))
 
 
-def largest(dataset: Dataset, view: View) -> tuple[int, ...]:
-    """The largest extent along each axis that the network sees, over all cases."""
-    shapes = [_extent(case, view) for case in dataset.cases]
-    return tuple(max(ns) for ns in zip(*shapes, strict=True))
+def extents(dataset: Dataset, view: View) -> list[tuple[int, ...]]:
+    """How large each case is along the axes that the network sees, from its header."""
+    return [_extent(case, view) for case in dataset.cases]
 
 
 def _extent(case: Case, view: View) -> tuple[int, ...]:
@@ -105,8 +111,13 @@ def _fitting(blueprint: Blueprint, view: View, room: Sequence[int]) -> tuple[int
     """The largest valid patch that is no larger than the one built for, nor than the images. None where none is."""
     if all(s <= n for s, n in zip(view.size, room, strict=True)):
         return view.size
+    return valid(blueprint, view, [min(s, n) for s, n in zip(view.size, room, strict=True)])
+
+
+def valid(blueprint: Blueprint, view: View, room: Sequence[int]) -> tuple[int, ...] | None:
+    """The largest valid patch in some room, as `composer sizes` has it. None where none is."""
     program = blueprint.check()
-    env = {a: min(s, n) for a, s, n in zip(program.inputs[0].axes, view.size, room, strict=True)}
+    env = dict(zip(program.inputs[0].axes, room, strict=True))
     found = sizes.nearest_valid(program.constraints, env, up=False)
     if found is None:
         return None
