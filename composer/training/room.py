@@ -1,6 +1,6 @@
 """How large a patch, and how many at a time: what a step of training takes, by the cost model, in the memory there is.
 
-    asked for an amount   the largest valid patch, by sixteenths of the median image, and no more patches at a time than fit
+    asked for an amount   the largest valid patch, by sixteenths of the median image, and as many as fit
     else                  the patch of the blueprint; where it does not fit, fewer at a time, and then smaller ones
 
 Fewer at a time are made up for by more batches for a step, so that a step learns from as many patches as the recipe
