@@ -22,6 +22,7 @@ from composer.addresses import Pattern
 from composer.module import Network
 from composer.segmenting import head_of
 from composer.segments import owners
+from composer.taps import KEY
 from composer.training.objective import Objective
 from composer.training.recipe import Recipe
 from composer.training.tables import Unread, tables
@@ -63,7 +64,7 @@ class Segmentation(LightningModule):
 
     def training_step(self, batch: Mapping[str, Tensor], number: int) -> Tensor:
         """The loss of a batch."""
-        outputs = self.network(**{k: v for k, v in batch.items() if k != "label"})
+        outputs = without_taps(self.network(**{k: v for k, v in batch.items() if k != "label"}))
         loss: Tensor = self.objective(outputs, batch["label"])
         self.log("loss", loss.detach(), on_step=False, on_epoch=True, batch_size=len(batch["label"]), sync_dist=True)
         return loss
@@ -112,6 +113,11 @@ class Segmentation(LightningModule):
         self.unread = Unread(tables(self.network, program), made)
         schedule = torch.optim.lr_scheduler.LambdaLR(made, lambda step: pace(recipe, step))
         return {"optimizer": made, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def without_taps(outputs: Any) -> Any:
+    """What a network gives, less how its attentions weighed: heads are no classes."""
+    return {k: v for k, v in outputs.items() if k != KEY} if isinstance(outputs, Mapping) else outputs
 
 
 def classes_of(program: Any) -> int:
