@@ -78,4 +78,4 @@ def test_it_is_trained_predicts_and_becomes_a_file(tmp_path: Path, capsys: pytes
         one, other = ejected(x), network(x)
     assert set(other) == {"logits", "taps"}
     assert torch.allclose(one, other["logits"], atol=1e-6)
-    assert json.loads((tmp_path / "run" / "run.json").read_text())["name"] == str(path)
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["name"] == "tapped"
