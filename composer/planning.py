@@ -173,9 +173,10 @@ class _Search:
         known = Known({r.address: r.flops for r in rows}, {r.address: r.activations for r in rows}, base)
         found = [(Estimate.of(s, known), s) for s in self._candidates()]
         fitting = sorted((f for f in found if f[0].peak <= self.budget), key=lambda f: f[0].work)
-        tried = fitting[: TRIES - 1]
-        least = min(found, key=lambda f: f[0].peak, default=None)
-        return [s for _, s in (tried if least is None or least in tried else [*tried, least])]
+        spare = sorted((f for f in found if f[0].peak > self.budget), key=lambda f: f[0].peak)
+        tried = fitting[: TRIES - 1] + spare[:1]
+        least = [f for f in sorted(fitting, key=lambda f: f[0].peak)[:1] if f not in tried]
+        return [s for _, s in tried + least]
 
     def _candidates(self) -> Iterator[Schedule]:
         flow, extents, _ = self._known
