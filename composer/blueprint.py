@@ -62,7 +62,7 @@ PARAM_TYPES: Mapping[str, tuple[type, ...]] = {
     "any": (object,),
     "block": (object,),
 }
-PRESET_KEYS = ("edit", "outputs", "init", "weights", "tap")
+PRESET_KEYS = ("edit", "outputs", "init", "weights", "tap", "source")
 """What a preset may say beside the values of parameters."""
 
 EDITS = ("set", "replace", "wrap", "insert_after", "remove", "add")
@@ -317,8 +317,13 @@ class _Layers:
             requires={**self.requires, **child.requires},
             tap=child.tap if "tap" in child.top else self.tap,
             bases=(*filter(None, [span_of(child.top, "extends")]), *self.bases),
-            top=joined(Map({k: v for k, v in self.top.items() if k in ("source", "summary")}), child.top),
+            top=self._top_under(child.top),
         )
+
+    def _top_under(self, top: Map) -> Map:
+        """What stands at the top of a child's file, over what it inherits of this one's."""
+        made = joined(Map({k: v for k, v in self.top.items() if k in ("source", "summary")}), top)
+        return _sourced(made, self.top.get("source"), top.get("source"))
 
     def with_preset(self, preset: str) -> _Layers:
         if preset not in self.presets:
@@ -339,6 +344,7 @@ class _Layers:
             init=tuple(chosen.get("init") or ()) + self.init,
             weights={s: rules.get(s, ()) + self.weights.get(s, ()) for s in {**rules, **self.weights}},
             tap=_addresses(chosen) if "tap" in chosen else self.tap,
+            top=_sourced(self.top, self.top.get("source"), chosen.get("source")),
         )
 
     def _no_preset(self, preset: str, asked: Span | None = None) -> Diagnostic:
@@ -547,6 +553,18 @@ def joined(base: Map, child: Map) -> Map:
         result.key_spans = {**getattr(result, "key_spans", {}), **getattr(part, "key_spans", {})}
         result.value_spans = {**getattr(result, "value_spans", {}), **getattr(part, "value_spans", {})}
     return result
+
+
+def _sourced(top: Map, base: Any, child: Any) -> Map:
+    """The top of a file whose `source` is that of a child: how it learns (`training`) is said key by key over its base,
+    and if that is all it says it comes from where its base comes from."""
+    if not isinstance(base, dict) or not isinstance(child, dict):
+        return top
+    source = joined(_as_map(base if set(child) <= {"training"} else {}), _as_map(child))
+    trained = [s["training"] for s in (base, child) if isinstance(s.get("training"), dict)]
+    if trained:
+        source["training"] = joined(_as_map(trained[0]), _as_map(trained[-1]))
+    return joined(top, Map({"source": source}))
 
 
 def merge_specs(base: Any, change: Any) -> Any:

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import field, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -236,11 +236,11 @@ class Blueprint(stage.Blueprint):
         shapes = {n: (batch, channels.get(n, 1), *g) for n, g in grids.items()} | shapes
         optimized = self.optimized(without, **shapes)
         from composer.memory import amount
-        from composer.planning import JOINING, planned
+        from composer.planning import planned
 
-        apart = partial(self.optimized, (*_words(without), *JOINING), **shapes)
         return planned(
-            optimized, fed(optimized, shapes, batch), amount(memory), apart=apart, training=train, dtype=dtype,
+            optimized, fed(optimized, shapes, batch), amount(memory), training=train, dtype=dtype,
+            apart=lambda more: self.optimized((*_words(without), *more), **shapes),
             checkpoint=_words(checkpoint), optimizer=optimizer, gradients=gradients,
         )  # fmt: skip
 

@@ -474,9 +474,11 @@ def evaluating(network: torch.nn.Module) -> Iterator[None]:
 def untouched(network: torch.nn.Module) -> Iterator[None]:
     """Buffers as they were: some networks count what they have seen."""
     before = [(buffer, buffer.clone()) for buffer in network.buffers()]
-    yield
-    for buffer, value in before:
-        buffer.copy_(value)
+    try:
+        yield
+    finally:
+        for buffer, value in before:
+            buffer.copy_(value)
 
 
 def _probe(

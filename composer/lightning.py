@@ -22,8 +22,10 @@ from composer.addresses import Pattern
 from composer.module import Network
 from composer.segmenting import head_of
 from composer.segments import owners
+from composer.taps import KEY
 from composer.training.objective import Objective
 from composer.training.recipe import Recipe
+from composer.training.tables import Unread, tables
 
 
 class Segmentation(LightningModule):
@@ -55,27 +57,34 @@ class Segmentation(LightningModule):
         self.classes = classes_of(program)
         self.names = tuple(names) or tuple(f"class {k}" for k in range(self.classes))
         self.position = any(i.name == "position" for i in program.inputs)
+        self.unread: Unread | None = None
         self.objective: Objective = Objective(self.classes, self.recipe.weights)
         self.scores: Tensor
         self.register_buffer("scores", torch.zeros(2, self.classes - 1), persistent=False)
 
     def training_step(self, batch: Mapping[str, Tensor], number: int) -> Tensor:
         """The loss of a batch."""
-        outputs = self.network(**{k: v for k, v in batch.items() if k != "label"})
+        outputs = without_taps(self.network(**{k: v for k, v in batch.items() if k != "label"}))
         loss: Tensor = self.objective(outputs, batch["label"])
         self.log("loss", loss.detach(), on_step=False, on_epoch=True, batch_size=len(batch["label"]), sync_dist=True)
         return loss
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        if self.unread:
+            self.unread.remember()
 
     def on_validation_epoch_start(self) -> None:
         self.scores.zero_()
 
     def validation_step(self, case: Mapping[str, Any], number: int) -> None:
-        """The Dice of every class of a case."""
+        """The Dice of every class of a case. What the network counts meanwhile is forgotten: a case neither changes how
+        the next one is seen, nor what is learned."""
         from monai.metrics.meandice import DiceHelper
 
-        found = imaging.segment_seen(
-            self.network, case["image"], size=self.size, classes=self.classes, overlap=0.25, position=self.position
-        )
+        with imaging.untouched(self.network):
+            found = imaging.segment_seen(
+                self.network, case["image"], size=self.size, classes=self.classes, overlap=0.25, position=self.position
+            )
         pair = [torch.from_numpy(a.astype("int64"))[None, None] for a in (found, case["label"])]
         dice: Any = DiceHelper(
             include_background=False, num_classes=self.classes, reduction="none", get_not_nans=False, apply_argmax=False
@@ -93,18 +102,27 @@ class Segmentation(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimizer, and a schedule that steps with it."""
-        return optimizers(self.network, self.recipe)
+        made = optimizers(self.network, self.recipe)
+        program = self.network.blueprint.check()  # type: ignore[attr-defined]
+        self.unread = Unread(tables(self.network, program), made["optimizer"])
+        return made
 
 
-def optimizers(network: nn.Module, recipe: Recipe) -> Any:
+def optimizers(network: nn.Module, recipe: Recipe) -> dict[str, Any]:
     """The optimizer of a recipe and its schedule, as Lightning takes them."""
     groups = list(grouped(network, recipe))
     if recipe.optimizer == "sgd":
-        made: Any = torch.optim.SGD(groups, recipe.lr, recipe.momentum, nesterov=recipe.momentum > 0)
+        nesterov = recipe.nesterov and recipe.momentum > 0
+        made: Any = torch.optim.SGD(groups, recipe.lr, recipe.momentum, nesterov=nesterov)
     else:
         made = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[recipe.optimizer](groups, recipe.lr)
     schedule = torch.optim.lr_scheduler.LambdaLR(made, lambda step: pace(recipe, step))
     return {"optimizer": made, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def without_taps(outputs: Any) -> Any:
+    """What a network gives, less how its attentions weighed: heads are no classes."""
+    return {k: v for k, v in outputs.items() if k != KEY} if isinstance(outputs, Mapping) else outputs
 
 
 def classes_of(program: Any) -> int:
@@ -120,7 +138,11 @@ def pace(recipe: Recipe, step: int) -> float:
     if step < warm:
         return (step + 1) / (warm + 1)
     done = min(1.0, (step - warm) / max(1, recipe.total - warm))
-    curves: dict[str, float] = {"cosine": 0.5 * (1 + cos(pi * done)), "poly": (1 - done) ** 0.9, "constant": 1.0}
+    curves: dict[str, float] = {
+        "cosine": 0.5 * (1 + cos(pi * done)),
+        "poly": (1 - done) ** recipe.power,
+        "constant": 1.0,
+    }
     return curves[recipe.schedule]
 
 

@@ -26,6 +26,7 @@ from composer.inference import Program
 from composer.liveness import ids_of
 from composer.module import build
 from composer.plans import MemoryPlan, worst
+from composer.prepared import Prepared, at_evaluation
 from composer.segments import owners
 from composer.streaming import dims_of, nodes_of
 from composer.sweeps import Extents, Flow, Schedule, Streams
@@ -40,6 +41,9 @@ TRIES = 6
 """Candidates that the cost model runs."""
 JOINING = ("windows", "chunks", "layout", "splits", "instances")
 """Passes that join steps into one which needs the whole map."""
+GROUPING = ("windows", "chunks")
+"""Those of them whose step takes some windows, or some tokens, of the map after others, so that what is wider than the
+map is never whole: without them attention in windows has all its scores at once, with them the rest is in strips."""
 
 
 def planned(
@@ -47,12 +51,13 @@ def planned(
     shapes: Shapes,
     budget: int,
     *,
-    apart: Callable[[], Program] | None = None,
+    apart: Callable[[Sequence[str]], Program] | None = None,
     training: bool = False,
     **options: Any,
 ) -> MemoryPlan:
     """The plan for a pass over inputs of these shapes; the best there is where none fits. `apart` makes the program
-    without the passes of `JOINING`, which evaluation is planned on. `options` are those of `measure`; FLOPs are counted
+    without some passes, which evaluation is planned on: those of `JOINING`, and first, where they do anything, without
+    the others alone than those of `GROUPING`. `options` are those of `measure`; FLOPs are counted
     in any case, because candidates are told apart by them."""
     options = {**options, "training": training, "flops": False}
     before = with_flops(measure(program, shapes, **options), program)
@@ -61,14 +66,32 @@ def planned(
     if training or apart is None:
         search = _Search(program, shapes, budget, options, before)
         return search.checkpointed() if training else search.streamed()
-    other = apart()
-    alone = with_flops(measure(other, shapes, **options), other)
+    plans: list[MemoryPlan] = []
+    for without in (tuple(p for p in JOINING if p not in GROUPING), JOINING):
+        other = apart(without)
+        grouped = grouped_in(other)
+        if without != JOINING and not grouped:
+            continue
+        plan = _apart(other, shapes, budget, options)
+        plans.append(replace(plan, before=before, without=without, grouped=grouped))
+        if plan.fits:
+            return plans[-1]
+    best = min(plans, key=lambda p: p.after.peak.bytes)
+    return best if best.after.peak.bytes < before.peak.bytes else MemoryPlan(budget, before, before)
+
+
+def _apart(program: Program, shapes: Shapes, budget: int, options: Mapping[str, Any]) -> MemoryPlan:
+    """The plan of evaluation for a program whose steps are apart; none is needed where that fits already."""
+    alone = with_flops(measure(program, shapes, **options), program)
     if alone.peak.bytes <= budget:
-        return MemoryPlan(budget, before, alone, without=JOINING)
-    plan = _Search(other, shapes, budget, options, alone).streamed()
-    if plan.after.peak.bytes >= before.peak.bytes:
-        return MemoryPlan(budget, before, before)
-    return replace(plan, before=before, without=JOINING)
+        return MemoryPlan(budget, alone, alone)
+    return _Search(program, shapes, budget, options, alone).streamed()
+
+
+def grouped_in(program: Program) -> tuple[str, ...]:
+    """Addresses of the steps that passes of `GROUPING` have joined."""
+    steps = at_evaluation(program)
+    return tuple(s.address for s in steps if isinstance(s, Prepared) and {*s.by} & {*GROUPING})
 
 
 def refused(plan: MemoryPlan, help: Sequence[str], way: str, *notes: str) -> BlueprintError:
@@ -151,7 +174,9 @@ class _Search:
         found = [(Estimate.of(s, known), s) for s in self._candidates()]
         fitting = sorted((f for f in found if f[0].peak <= self.budget), key=lambda f: f[0].work)
         spare = sorted((f for f in found if f[0].peak > self.budget), key=lambda f: f[0].peak)
-        return [s for _, s in (fitting[: TRIES - 1] + spare[:1])]
+        tried = fitting[: TRIES - 1] + spare[:1]
+        least = [f for f in sorted(fitting, key=lambda f: f[0].peak)[:1] if f not in tried]
+        return [s for _, s in tried + least]
 
     def _candidates(self) -> Iterator[Schedule]:
         flow, extents, _ = self._known

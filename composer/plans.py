@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from composer.figures import Cost, largest, number, size
 from composer.sweeps import Alone, Node, Streams, Sweep
+from composer.taps import starred
 
 
 @dataclass(frozen=True)
@@ -16,6 +17,7 @@ class MemoryPlan:
     before, after  what a pass costs as it is, and with the plan: `after.checkpoint` are nodes that training computes
                    again, `streams` the sweeps of evaluation
     without        passes that the network is built without, as what they join cannot be cut into strips
+    grouped        addresses of steps, such as attention in windows, that take some of their groups after others
     """
 
     budget: int
@@ -23,6 +25,7 @@ class MemoryPlan:
     after: Cost
     streams: Streams | None = None
     without: tuple[str, ...] = ()
+    grouped: tuple[str, ...] = ()
 
     @property
     def chosen(self) -> bool:
@@ -68,6 +71,9 @@ class MemoryPlan:
             yield from (f"    {address}" for address in self.checkpoint)
         if self.without:
             yield f"  without the passes {', '.join(self.without)}"
+        if self.grouped:
+            yield f"  some windows or tokens after others: {len(self.grouped)} steps"
+            yield from (f"    {address}" for address in starred(self.grouped))
         if self.streams is not None:
             yield from self._sweeps(self.streams)
 

@@ -238,6 +238,7 @@ def _keys(library: Mapping[str, Path]) -> Schema:
                 "properties": {
                     **_changes(),
                     "outputs": _object("Outputs beside the others.", _ref("output"), type=["object", "null"]),
+                    "source": SOURCE,
                 },
             },
             type=["object", "null"],
@@ -262,6 +263,10 @@ SOURCE: Schema = {
         "code": {"description": "Repository and commit of the official code."},
         "year": {"description": "Year of publication."},
         "parameters": {"description": "The published number of parameters, or one per preset."},
+        "training": {
+            "type": ["object", "null"],
+            "description": "How `composer train` lets it learn: keys of a recipe, such as `optimizer`, `lr`, `batch`.",
+        },
     },
 }
 

@@ -36,6 +36,8 @@ def eject(
     if output is None:
         return print(text, end="")
     write_text(output, text)
+    if loaded.tap:
+        print("left out: `tap:`, the weights of attention that the network gives beside its outputs")
     print(f"wrote {output}: {text.count(chr(10))} lines; its network is the class {_last_class(text)}")
 
 

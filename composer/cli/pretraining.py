@@ -73,7 +73,7 @@ def pretrain(
     dataset = training.listed(data, None, out, labelled=False).unlabelled()
     given = {k.partition("=")[0] for k in overrides or ()}
     load = lambda more: training.reloaded(blueprint, overrides, more, plugin)  # noqa: E731
-    suited = suit(load, sorted(given), dataset, axis, pad, image_of)
+    suited = suit(load, sorted(given), dataset, axis, pad, see=image_of)
     task = pretexts.pretext(suited.blueprint, pretext, **words(option or []))
     found = Suited(task.blueprint, suited.view, suited.said)
     named = dict(epochs=epochs, steps=steps, batch=batch, accumulate=accumulate, lr=lr, seed=seed)
@@ -83,8 +83,8 @@ def pretrain(
     plan = training.step_within(memory, task.blueprint, found.view, made, force) if memory else None
     if plan:
         print(plan)
-    elif not force:
-        training.enough(task.blueprint, found.view, made)
+    elif not force and (lacks := training.short(found, made)):
+        raise training.refusal(found, made, *lacks)
     run = Run(out)
     run.claim()
     with training.bar("preparing") as advance:

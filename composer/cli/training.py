@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,8 +17,8 @@ from composer.compose import Blueprint
 from composer.diagnostics import BlueprintError, Diagnostic
 
 if TYPE_CHECKING:
+    from composer.figures import Cost
     from composer.plans import MemoryPlan
-    from composer.remedies import Request
     from composer.training.cases import Dataset
     from composer.training.recipe import Recipe
     from composer.training.runs import Run
@@ -65,7 +66,9 @@ def train(
     strategy: Annotated[str, typer.Option(help="Lightning's: auto, ddp, fsdp …")] = "auto",
     precision: Annotated[str, typer.Option(help="32-true, bf16-mixed, 16-mixed …")] = "32-true",
     workers: Annotated[int, typer.Option(help="Processes that make patches.", min=0)] = 0,
-    memory: Annotated[str | None, typer.Option(help="Plan how a step fits into so much memory, such as 8GB.")] = None,
+    memory: Annotated[
+        str | None, typer.Option(help="The largest patch whose step fits into so much, such as 8GB; or a plan for it.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Also what will not fit into the memory.")] = False,
     plugin: common.Plugins = None,
 ) -> None:
@@ -79,21 +82,31 @@ def train(
     from composer.training.suiting import suit
 
     dataset = listed(data, pair, out).split(validation, seed or 0)
-    given = {k.partition("=")[0] for k in overrides or ()}
-    found = suit(lambda more: reloaded(blueprint, overrides, more, plugin), sorted(given), dataset, axis, pad)
+    given = sorted({k.partition("=")[0] for k in overrides or ()})
+    run = Run(out)
+    before = earlier(run, reloaded(blueprint, overrides, {}, plugin).name)
+    suited = partial(suit, lambda more: reloaded(blueprint, overrides, more, plugin), given, dataset, axis, pad)
+    found = suited(before["view"]["size"] if before else None)
     own = found.blueprint.source.get("training")
+    recipe_of(own, span=getattr(own, "span", None))
     named = dict(epochs=epochs, steps=steps, batch=batch, accumulate=accumulate, lr=lr, seed=seed)
-    made = recipe_of(own, words(recipe or []), named)
+    said = {**words(recipe or []), **{k: v for k, v in named.items() if v is not None}}
+    kept = {"batch", "accumulate"} & {*said}
+    made = recipe_of(own, {k: before["recipe"][k] for k in ("batch", "accumulate") if before and not kept}, said)
+    lacks = None if memory or force else short(found, made)
+    if not before and (memory or lacks):
+        found, made = roomy(found, made, dataset, suited, memory, "size" in given, bool(kept), pad)
+        lacks = short(found, made) if lacks else None
     introduce(found, dataset, made)
     plan = step_within(memory, found.blueprint, found.view, made, force) if memory else None
     if plan:
         print(plan)
-    elif not force:
-        enough(found.blueprint, found.view, made)
-    run = Run(out)
+    elif lacks:
+        raise refusal(found, made, *lacks)
     run.claim()
+    known = [store.Scaling(**each) for each in before["scaling"]] if before else []
     with bar("preparing") as advance:
-        scaled = store.scalings(dataset, found.view.channels, normalize)
+        scaled = store.scalings(dataset, found.view.channels, normalize, known)
         examples = store.prepare(dataset, found.view, scaled, run.prepared, pad=pad, progress=advance)
     for case in store.empty(examples):
         print(f"note: the label map of `{case.name}` is empty", file=sys.stderr)
@@ -156,6 +169,41 @@ def reloaded(name: str, overrides: list[str] | None, more: Mapping[str, Any], pl
     return common.load(name, [*(overrides or ()), *(f"{k}={json.dumps(v)}" for k, v in more.items())], plugins)
 
 
+def earlier(run: Run, name: str) -> dict[str, Any]:
+    """What the run in a folder was asked for, if it is one of this network: what was chosen for it then, by the memory
+    there was and by all images, is not chosen again."""
+    before = run.read() if run.settings.is_file() else {}
+    return before if before.get("name") == name else {}
+
+
+def roomy(
+    found: Suited,
+    recipe: Recipe,
+    dataset: Dataset,
+    suited: Callable[[Sequence[int]], Suited],
+    memory: str | None,
+    fixed: bool,
+    kept: bool,
+    pad: bool,
+) -> tuple[Suited, Recipe]:
+    """The patch, and how many at a time, that a step has room for; said where it is not what the blueprint has. A patch
+    that the user gave is trained by a plan, if one is asked for."""
+    from composer import memory as memories
+    from composer.training.room import Search, roomiest
+
+    budget = memories.parse(memory) if memory else memories.available()
+    fixed = fixed or "size" not in found.blueprint.values
+    if budget is None or (memory and fixed):
+        return found, recipe
+    top = roomiest(found.blueprint, found.view, dataset, pad) if memory else found.view.size
+    room = Search(found.blueprint, found.view, recipe, budget, top, fixed, kept).room()
+    if not room.why:
+        return found, recipe
+    print(room.why)
+    other = found if room.size == found.view.size else suited(room.size)
+    return other, recipe.model_copy(update={"batch": room.batch, "accumulate": room.accumulate})
+
+
 def introduce(found: Suited, dataset: Dataset, recipe: Recipe) -> None:
     """What is going to happen, in a few lines."""
     counts = ", ".join(f"{len(cases)} {part}" for part, cases in dataset.parts.items() if cases)
@@ -165,35 +213,32 @@ def introduce(found: Suited, dataset: Dataset, recipe: Recipe) -> None:
         print(f"set for the data: {' '.join(found.said)}")
 
 
-def enough(blueprint: Blueprint, view: View, recipe: Recipe) -> None:
-    """Refuse a step that the memory cannot hold (BP706)."""
-    from composer import figures, memory, remedies
+def short(found: Suited, recipe: Recipe) -> tuple[Cost, int] | None:
+    """What a step costs and the memory that is free, where it is not enough."""
+    from composer import memory
+    from composer.training.room import step_of
 
     free = memory.available()
-    request = step_of(blueprint, view, recipe)
-    cost = request.cost(flops=False)
-    if free is None or cost.peak.bytes <= free:
-        return
+    cost = step_of(found.blueprint, found.view, recipe).cost(flops=False)
+    return None if free is None or cost.peak.bytes <= free else (cost, free)
+
+
+def refusal(found: Suited, recipe: Recipe, cost: Cost, free: int) -> BlueprintError:
+    """A step that the memory cannot hold (BP706)."""
+    from composer import figures, memory, remedies
+    from composer.training.room import step_of
+
+    request = step_of(found.blueprint, found.view, recipe)
     help = remedies.ways(request, lambda c: c.peak.bytes, lambda c: c.peak.bytes <= free)
-    what = f"training `{blueprint.name}` with a batch of {recipe.batch}"
+    what = f"training `{found.blueprint.name}` with a batch of {recipe.batch}"
     worst = figures.largest(cost.by("node"), "at_peak")
-    raise memory.refusal(what, cost.peak.bytes, free, worst, help, "or go on: `--force`")
-
-
-def step_of(blueprint: Blueprint, view: View, recipe: Recipe) -> Request:
-    """A step of training, whose cost may be asked for."""
-    from composer import remedies
-    from composer.compose import fed
-
-    optimizer = {"sgd": "momentum"}.get(recipe.optimizer, recipe.optimizer)
-    shapes = {next(iter(blueprint.inputs)): (recipe.batch, view.channels, *view.size)}
-    fed_ = fed(blueprint.check(), shapes, recipe.batch)
-    return remedies.Request(blueprint, fed_, {"train": True, "optimizer": optimizer})
+    return memory.refusal(what, cost.peak.bytes, free, worst, help, "or go on: `--force`")
 
 
 def step_within(said: str, blueprint: Blueprint, view: View, recipe: Recipe, force: bool) -> MemoryPlan:
     """How a step fits into an amount of memory; refused (BP706) where no plan does, unless forced."""
     from composer import planning, remedies
+    from composer.training.room import step_of
 
     request = step_of(blueprint, view, recipe)
     shapes: Any = request.shapes

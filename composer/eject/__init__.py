@@ -16,8 +16,8 @@ The file is a second way out of the walk, beside `composer.module`, from the sam
 * text is laid out as `ruff format` would, also where ruff is not installed (`layout`, `file`).
 
 Values pass the same modules in the same order, so results are equal bit for bit, in training under one seed as well.
-`init:` becomes a function of the file (`initial`). Left out are checks of an input's size, and passes. What no text can
-be found for is a `BlueprintError` (BP810) at its node.
+`init:` becomes a function of the file (`initial`). Left out are checks of an input's size, passes, and `tap:`, as
+the file says at its head. What no text can be found for is a `BlueprintError` (BP810) at its node.
 """
 
 from __future__ import annotations

@@ -28,6 +28,7 @@ network under the same names, and computes the same numbers. Comments name the n
 the number of each copy, and their lines. The sizes of inputs are not checked."""
 
 INITIALIZED = "A new network is initialized as the blueprint says; what it does not name as PyTorch does."
+UNTAPPED = "It gives no weights of attention: the `tap:` of the blueprint is for networks of Composer."
 
 LICENCE = """Licensed under the Apache License, Version 2.0 (the "License"); you may not use this file except in
 compliance with the License. You may obtain a copy of the License at http://www.apache.org/licenses/LICENSE-2.0. It is
@@ -76,6 +77,8 @@ class Page:
         yield WRITTEN.format(_version(), ", ".join(dict.fromkeys(PurePath(f).name for f in self.blueprint.files)))
         if self.blueprint.init:
             yield INITIALIZED
+        if self.blueprint.tap:
+            yield UNTAPPED
         yield LICENCE
 
     def _signature(self) -> Iterator[str]:

@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from monai.data.meta_tensor import MetaTensor
 from monai.transforms.compose import Compose
 from monai.transforms.intensity import dictionary as intensity
 from monai.transforms.spatial import dictionary as spatial
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from composer.training.recipe import Recipe
@@ -22,8 +24,13 @@ from composer.training.store import Example, View
 
 
 class Patches(Dataset[dict[str, Any]]):
-    """Patches {image (C, *size), label (1, *size)} by number, and `position` (axes,) where the network takes it: the
-    patch's centre less the volume's, in voxels."""
+    """Patches {image (C, *size), label (1, *size)} by number, and `position` (axes,) where the network takes it.
+
+    A position is the place in the volume that the middle of a patch shows, less the volume's centre, in whole voxels; a
+    volume that was padded has the centre of what it became, as in prediction. It goes with what is seen, not with how:
+    a patch that is mirrored, turned, scaled or bent about its middle shows the same place as before (as in the official
+    code of FINE), one that is shifted another. Else a class that is known by its place would be learned everywhere.
+    """
 
     def __init__(self, examples: Sequence[Example], view: View, recipe: Recipe, flip: bool, position: bool = False):
         self.examples, self.view, self.recipe, self.position = examples, view, recipe, position
@@ -46,10 +53,10 @@ class Patches(Dataset[dict[str, Any]]):
             image, label = image[:, 0], label[:, 0]
         self.change.set_random_state(state=np.random.RandomState(rng.integers(2**32, dtype=np.uint64)))
         changed: Any = self.change({"image": torch.from_numpy(image), "label": torch.from_numpy(label)})
-        patch = {k: torch.as_tensor(changed[k]).contiguous() for k in ("image", "label")}
+        patch = {k: _plain(changed[k]).contiguous() for k in ("image", "label")}
         if self.position:
             centre = [s + n // 2 - whole // 2 for s, n, whole in zip(start, size, example.label.shape, strict=True)]
-            patch["position"] = torch.tensor(centre[3 - self.view.rank :], dtype=torch.float32)
+            patch["position"] = torch.tensor(centre[3 - self.view.rank :]) + _shift(changed["image"])
         return patch
 
     @property
@@ -112,6 +119,21 @@ def changes(recipe: Recipe, view: View, flip: bool) -> Compose:
     if r.noise:
         found.append(intensity.RandGaussianNoised("image", prob=r.often, std=r.noise, sample_std=True))
     return Compose(found)
+
+
+def _plain(patch: Any) -> Tensor:
+    """Without what MONAI keeps beside it, which would go through every step of the network."""
+    plain: Tensor = patch.as_tensor() if isinstance(patch, MetaTensor) else patch
+    return plain
+
+
+def _shift(patch: Any) -> Tensor:
+    """Voxels (axes,) from the middle of a patch to what its middle shows, by the affine that MONAI keeps of all changes
+    but bending."""
+    affine = torch.as_tensor(getattr(patch, "affine", torch.eye(4)), dtype=torch.float64)
+    middle = (torch.tensor(patch.shape[1:], dtype=torch.float64) - 1) / 2
+    rank = len(middle)
+    return (affine[:rank, :rank] @ middle + affine[:rank, -1] - middle).round().float()
 
 
 class Numbers(Sampler[int]):

@@ -29,7 +29,7 @@ from composer.weights import load_file, load_into
 
 class Ensemble(nn.Module):
     """The logarithm of the mean probability, over networks and, with `flips`, over all mirror images:
-    (B, C, *grid) -> (B, K, *grid). A position is not mirrored, so `flips` are for networks without one."""
+    (B, C, *grid) -> (B, K, *grid). A mirrored window is told the position of the window, as in training."""
 
     def __init__(self, networks: Sequence[nn.Module], flips: bool = False):
         super().__init__()
@@ -69,12 +69,14 @@ class Learned:
         return scaled(volume_of(case, self.view.channels), self.scaled)
 
     def segment(self, volume: Volume, overlap: float = 0.5, progress: Progress | None = None) -> NDArray[Any]:
-        """Labels (X, Y, Z) on the grid of the file."""
+        """Labels (X, Y, Z) on the grid of the file. A network that counts what it sees begins each image as training
+        left it, so that the order of images changes nothing."""
         view = self.view
-        return imaging.segment(
-            self.network, volume, size=view.size, classes=view.classes, axis=view.axis, overlap=overlap,
-            position=self.position, progress=progress,
-        )  # fmt: skip
+        with imaging.untouched(self.network):
+            return imaging.segment(
+                self.network, volume, size=view.size, classes=view.classes, axis=view.axis, overlap=overlap,
+                position=self.position, progress=progress,
+            )  # fmt: skip
 
 
 def learned(folders: Sequence[Path], weights: str = "best", flips: bool = False, device: Any = "cpu") -> Learned:
@@ -93,9 +95,6 @@ def learned(folders: Sequence[Path], weights: str = "best", flips: bool = False,
             raise BlueprintError(Diagnostic("BP825", text, notes=notes))
     networks = [_network(Run(folder), asked, weights) for folder, asked in zip(folders, found, strict=True)]
     position = "position" in {i.name for n in networks for i in n.inputs}
-    if flips and position:
-        text = "a network that knows its position cannot be shown mirrored images"
-        raise BlueprintError(Diagnostic("BP826", text, help=("leave out `--flips`",)))
     view = View(**{**first["view"], "size": tuple(first["view"]["size"])})
     scaled = tuple(Scaling(**s) for s in first["scaling"])
     network = Ensemble(networks, flips).to(device).eval()

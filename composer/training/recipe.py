@@ -27,6 +27,8 @@ class Recipe(BaseModel):
     epochs, steps      epochs, and optimizer steps of each; at the end of an epoch there is validation and a checkpoint
     batch, accumulate  patches at a time, and how many batches make one step
     lr, schedule       the highest learning rate; it rises over the share `warmup` of all steps, then falls to 0
+    power              of the schedule `poly`, (1 - t)^power
+    nesterov           whether `sgd` looks ahead along its momentum
     slower             factors on `lr` for nodes by address: {"*.attention": 0.5}
     clip               the largest norm of the gradients; 0 for any
     weights            of the classes in the loss, background first
@@ -50,6 +52,8 @@ class Recipe(BaseModel):
     weight_decay: Amount = 1e-4
     momentum: Fraction = 0.99
     schedule: Literal["cosine", "poly", "constant"] = "cosine"
+    power: Positive = 0.9
+    nesterov: bool = True
     warmup: Fraction = 0.05
     slower: dict[str, Positive] = {}
     clip: Amount = 5

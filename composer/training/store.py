@@ -89,18 +89,20 @@ class Example:
             return np.asarray(kept[str(kind)])
 
 
-def scalings(dataset: Dataset, channels: int, how: str = "auto") -> tuple[Scaling, ...]:
-    """The scaling of each channel: by what the list says it is, unless `how` says it for all."""
+def scalings(dataset: Dataset, channels: int, how: str = "auto", known: Sequence[Scaling] = ()) -> tuple[Scaling, ...]:
+    """The scaling of each channel: by what the list says it is, unless `how` says it for all. Of what is scaled alike
+    for all images, those `known` from before are taken, for which every image would have to be read."""
     if how != "auto":
         return (Scaling(how),) * channels
     named = dataset.channels or ("",) * channels
-    return tuple(_named(dataset, k, name.lower()) for k, name in enumerate(named))
+    before = [*known, *[None] * len(named)]
+    return tuple(_named(dataset, k, name.lower(), before[k]) for k, name in enumerate(named))
 
 
-def _named(dataset: Dataset, channel: int, name: str) -> Scaling:
+def _named(dataset: Dataset, channel: int, name: str, known: Scaling | None = None) -> Scaling:
     """As nnU-Net reads names: CT has units, `noNorm` is scaled already."""
     if "ct" in name.split():
-        return _of_ct(dataset, channel)
+        return known if known and known.how == "fixed" else _of_ct(dataset, channel)
     return Scaling("none" if name == "nonorm" else "zscore")
 
 

@@ -1,7 +1,8 @@
 """A blueprint made for a data set: as many channels and classes as there are, a patch that fits the images.
 
-What the user gave stays as it is. A parameter that the blueprint calls `classes`, `channels` or `size` is set where it
-was not given; `size` only where the patch that the network is built for is larger than the smallest image.
+What the user gave stays as it is. A parameter that the blueprint calls `classes`, `channels`, `size` or `volume` is set
+where it was not given; `size` only where the patch that the network is built for is larger than the smallest image, and
+`volume`, of which an image is a crop, to the largest extent of all images along each axis.
 """
 
 from __future__ import annotations
@@ -36,9 +37,11 @@ def suit(
     dataset: Dataset,
     axis: str = "axial",
     pad: bool = False,
+    size: Sequence[int] | None = None,
     see: Callable[[Blueprint, str], View] | None = None,
 ) -> Suited:
-    """The blueprint for a data set; `given` are the parameters that the user set, `see` says what a network takes."""
+    """The blueprint for a data set; `given` are the parameters that the user set, `size` is that of a patch where it
+    has been chosen already, `see` says what a network takes."""
     see = see or view_of
     wanted: dict[str, Any] = {}
     loaded = load({})
@@ -49,12 +52,16 @@ def suit(
     blueprint = load(wanted) if wanted else loaded
     view = see(blueprint, axis)
     _check(view, counts, blueprint)
-    if "size" in loaded.values and "size" not in given and not pad:
-        smaller = _fitting(blueprint, view, smallest(dataset, view))
-        if smaller and smaller != view.size:
-            wanted["size"] = list(smaller)
+    if "size" in loaded.values and "size" not in given:
+        other = size or (None if pad else _fitting(blueprint, view, smallest(dataset, view)))
+        if other and tuple(other) != view.size:
+            wanted["size"] = list(other)
             blueprint = load(wanted)
             view = see(blueprint, axis)
+    if "volume" in loaded.values and "volume" not in given:
+        shapes = [view.size, *extents(dataset, view)]
+        wanted["volume"] = [max(ns) for ns in zip(*shapes, strict=True)]
+        blueprint = load(wanted)
     return Suited(blueprint, view, tuple(f"{k}={_short(v)}" for k, v in wanted.items()))
 
 
@@ -96,8 +103,12 @@ def _check(view: View, counts: Mapping[str, int], blueprint: Blueprint) -> None:
 
 def smallest(dataset: Dataset, view: View) -> tuple[int, ...]:
     """The smallest extent along each axis that the network sees, over all cases, from their headers."""
-    shapes = [_extent(case, view) for case in dataset.cases]
-    return tuple(min(ns) for ns in zip(*shapes, strict=True))
+    return tuple(min(ns) for ns in zip(*extents(dataset, view), strict=True))
+
+
+def extents(dataset: Dataset, view: View) -> list[tuple[int, ...]]:
+    """How large each case is along the axes that the network sees, from its header."""
+    return [_extent(case, view) for case in dataset.cases]
 
 
 def _extent(case: Case, view: View) -> tuple[int, ...]:
@@ -112,8 +123,13 @@ def _fitting(blueprint: Blueprint, view: View, room: Sequence[int]) -> tuple[int
     """The largest valid patch that is no larger than the one built for, nor than the images. None where none is."""
     if all(s <= n for s, n in zip(view.size, room, strict=True)):
         return view.size
+    return valid(blueprint, view, [min(s, n) for s, n in zip(view.size, room, strict=True)])
+
+
+def valid(blueprint: Blueprint, view: View, room: Sequence[int]) -> tuple[int, ...] | None:
+    """The largest valid patch in some room, as `composer sizes` has it. None where none is."""
     program = blueprint.check()
-    env = {a: min(s, n) for a, s, n in zip(program.inputs[0].axes, view.size, room, strict=True)}
+    env = dict(zip(program.inputs[0].axes, room, strict=True))
     found = sizes.nearest_valid(program.constraints, env, up=False)
     if found is None:
         return None
