@@ -43,13 +43,18 @@ from composer.types import queries as queries
 from composer.types import vector as vector
 
 if _typing.TYPE_CHECKING:
+    from composer.hub import from_pretrained as from_pretrained
     from composer.sharding import parallel as parallel
 
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> _typing.Any:
-    """`parallel` needs torch, which is imported when it is asked for."""
+    """What needs torch is imported when it is asked for."""
+    if name == "from_pretrained":
+        from composer.hub import from_pretrained
+
+        return from_pretrained
     if name == "parallel":
         from composer.sharding import parallel
 

@@ -24,7 +24,8 @@ class Exporter(Protocol):
     The path is new and private; it is moved to its place when the exporter returns. `options` holds `shapes`, those of
     the inputs, batch included, and whether the sizes shall be `fixed` and the file be run to `verify` it. What is
     returned is a remark for the user, if any. An exporter with an attribute `structure_only = True` is handed a network
-    on `meta`, which has shapes and no numbers.
+    on `meta`, which has shapes and no numbers. One with `files` writes a folder: the path is that of a new one, and
+    `files` are the names in it; a folder that has others is not replaced, and `kept` stay as they are in one that is.
     """
 
     def __call__(self, network: Any, path: Path, **options: Any) -> str | None: ...
@@ -33,7 +34,7 @@ class Exporter(Protocol):
 @hookimpl
 def register_exporters() -> Iterable[tuple[str, Callable[[], Exporter]]]:
     """The shipped formats."""
-    return (("onnx", _onnx), ("torch", _torch), ("netron", _netron))
+    return (("onnx", _onnx), ("torch", _torch), ("netron", _netron), ("monai-bundle", _bundle), ("hub", _hub))
 
 
 def _onnx() -> Exporter:
@@ -52,3 +53,15 @@ def _netron() -> Exporter:
     from composer.exporters.netron import NetronExporter
 
     return NetronExporter()
+
+
+def _bundle() -> Exporter:
+    from composer.exporters.bundle import BundleExporter
+
+    return BundleExporter()
+
+
+def _hub() -> Exporter:
+    from composer.exporters.hub import HubExporter
+
+    return HubExporter()
