@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from composer.flat import document
 from composer.folders import BLUEPRINT, CARD, CONFIG, FILES, FORMAT, WEIGHTS
 from composer.liveness import ids_of
 from composer.locking import brought, plain_params, version
+from composer.registry import canonical
 from composer.shipped import OWN
 from composer.strides import multiples, readable
 from composer.weights import save_file
@@ -48,9 +50,10 @@ def self_contained(blueprint: Any) -> str:
     program = blueprint.infer()
     made = document(program.graph)
     plugins = {n: v for n, v in brought(program, blueprint.registry).items() if v and n != OWN}
-    named = {str(r) for r in made.get("requires", ())}
-    more = [f"{n}>={v}" for n, v in plugins.items() if not any(r.startswith(n) for r in named)]
-    requires = {"requires": [*sorted(named), *more]} if named or more else {}
+    named = [str(r) for r in made.get("requires", ())]
+    known = {canonical(re.split(r"[^\w.-]", r)[0]) for r in named}
+    named += [f"{n}>={v}" for n, v in plugins.items() if canonical(n) not in known]
+    requires = {"requires": named} if named else {}
     head = [k for k in ("blueprint", "name", "summary", "source") if k in made]
     rest = [k for k in made if k not in {*head, "requires"}]
     return dump({k: made[k] for k in head} | requires | {k: made[k] for k in rest})

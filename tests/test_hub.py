@@ -282,6 +282,10 @@ def test_a_folder_is_exported(
     assert "wrote copy: unet on image (B, 1, 16, 16)" in said
     assert "random" not in said
     assert Path("copy/model.safetensors").read_bytes() == Path("net/model.safetensors").read_bytes()
+    assert folders.labels_of("copy") == LABELS
+    assert run(["export", "net", "--monai-bundle", "bundle"]) == 0
+    (pred,) = json.loads(Path("bundle/configs/metadata.json").read_text())["network_data_format"]["outputs"].values()
+    assert pred["channel_def"] == {"0": "background", "1": "ball"}
     Path("copy/notes.txt").write_text("mine")
     assert run(["export", "net", "--hub", "copy"]) == 1
     assert "cannot write" in capsys.readouterr().err

@@ -55,8 +55,9 @@ def export(
     loaded, shapes = sized(blueprint, overrides, plugin, size, 1)
     loaded.check(**shapes)
     weights = weights or folders.weights_of(blueprint)
+    options = {"fixed": fixed, "verify": verify, "labels": folders.labels_of(blueprint)}
     for name, path in targets.items():
-        write(loaded, shapes, name, exporters[name], path, weights, fixed=fixed, verify=verify)
+        write(loaded, shapes, name, exporters[name], path, weights, **options)
 
 
 def named(format: str | None, output: Path | None) -> dict[str, Path]:

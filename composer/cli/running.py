@@ -65,7 +65,7 @@ def run(
 
     common.keep_memory()
     loaded = common.load(blueprint, overrides, plugin)
-    weights = weights or folders.weights_of(blueprint)
+    weights, named = weights or folders.weights_of(blueprint), folders.labels_of(blueprint)
     program = loaded.check()
     check_tap(program, tap, query)
     channels, classes, size = segmentation(program, loaded.name)
@@ -110,7 +110,7 @@ def run(
         )  # fmt: skip
     imaging.write_labels(labels, volume, output)
     untrained = "" if weights else " (untrained)"
-    legend = dict(enumerate(names.split(","), 1) if names else enumerate(folders.labels_of(blueprint)))
+    legend = dict(enumerate(names.split(","), 1) if names else enumerate(named))
     imaging.draw_overlay(volume, labels, drawn, title=f"{loaded.name}{untrained} · {image.name}", names=legend)
     print(f"wrote {output}\nwrote {drawn}")
     if tap:

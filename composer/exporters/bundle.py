@@ -14,7 +14,7 @@ To run a bundle MONAI wants more packages: `pip install 'blueprint-composer[bund
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version as installed
 from pathlib import Path
@@ -73,8 +73,9 @@ class BundleExporter:
         channels, classes, size = view
         check(network, program, channels, size)
         shape = list(size) if options.get("fixed") else spatial_shape(program, size)
+        names = labels_of(classes, options.get("labels", ()))
         texts = {
-            META: _json(metadata(network, program, channels, classes, shape)),
+            META: _json(metadata(network, program, channels, names, shape)),
             INFERENCE: _json(inference(network, channels, classes, size)),
             LOGGING: CONF,
             README: readme(network.blueprint, size),
@@ -123,13 +124,12 @@ def _refused(text: str, *help: str) -> BlueprintError:
 # --- metadata ---------------------------------------------------------------------------------------------------------
 
 
-def metadata(network: Any, program: Program, channels: int, classes: int, shape: list[Any]) -> dict[str, Any]:
+def metadata(network: Any, program: Program, channels: int, names: list[str], shape: list[Any]) -> dict[str, Any]:
     """What the network takes and gives, as MONAI's schema wants it."""
     blueprint, paper = network.blueprint, str(network.blueprint.source.get("paper", ""))
-    names = ["background", *(f"class {k}" for k in range(1, classes))] if classes > 1 else ["class 1, where positive"]
     common = {"type": "image", "spatial_shape": shape, "dtype": "float32", "value_range": [], "is_patch_data": True}
     image = {**common, "format": "magnitude", "modality": "n/a", "num_channels": channels}
-    pred = {**common, "format": "labels", "num_channels": classes}
+    pred = {**common, "format": "labels", "num_channels": len(names)}
     needed = {n: v for n, v in brought(program, blueprint.registry).items() if v} | {OWN: installed(OWN)}
     return {
         "schema": SCHEMA,
@@ -140,7 +140,7 @@ def metadata(network: Any, program: Program, channels: int, classes: int, shape:
         "numpy_version": installed("numpy"),
         "required_packages_version": {**needed, "nibabel": installed("nibabel"), "pytorch-ignite": "0.5"},
         "name": blueprint.name,
-        "task": f"segmentation into {max(2, classes)} classes",
+        "task": f"segmentation into {max(2, len(names))} classes",
         "description": blueprint.summary or blueprint.name,
         "authors": f"architecture: {paper}" if paper else "not said",
         "copyright": "not said",
@@ -151,6 +151,12 @@ def metadata(network: Any, program: Program, channels: int, classes: int, shape:
             "outputs": {"pred": {**pred, "channel_def": {str(k): n for k, n in enumerate(names)}}},
         },
     }
+
+
+def labels_of(classes: int, labels: Sequence[str]) -> list[str]:
+    """What each channel of the output stands for; of one logit the class that it says yes to."""
+    names = list(labels) or ["background", *(f"class {k}" for k in range(1, max(2, classes)))]
+    return names if classes > 1 else names[-1:]
 
 
 def spatial_shape(program: Program, size: Size) -> list[int | str]:

@@ -16,5 +16,5 @@ class HubExporter:
     kept = (CARD,)
 
     def __call__(self, network: Any, path: Path, **options: Any) -> str | None:
-        write(network, path)
+        write(network, path, options.get("labels", ()))
         return f"`composer run {path.name} IMAGE` segments with it" if network.inputs[0].type.grid else None
