@@ -43,13 +43,14 @@ from composer.types import queries as queries
 from composer.types import vector as vector
 
 if _typing.TYPE_CHECKING:
+    from composer.hub import from_pretrained as from_pretrained
     from composer.passes import Pass as Pass
     from composer.sharding import parallel as parallel
 
 __version__ = "0.1.0"
 
 
-_LATER = {"Pass": "composer.passes", "parallel": "composer.sharding"}
+_LATER = {"Pass": "composer.passes", "from_pretrained": "composer.hub", "parallel": "composer.sharding"}
 """What a check does not need and what needs torch is imported when it is asked for."""
 
 

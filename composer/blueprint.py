@@ -12,7 +12,7 @@ from dataclasses import field, replace
 from pathlib import Path
 from typing import Any
 
-from composer import expressions, locks, source
+from composer import expressions, folders, locks, source
 from composer.diagnostics import (
     BlueprintError,
     ComposerError,
@@ -191,7 +191,7 @@ def is_fragment(path: Path) -> bool:
 
 
 def find(what: str, library: Mapping[str, Path], near: Path | None = None) -> tuple[Path, str]:
-    """The file a name stands for, and the preset."""
+    """The file a name stands for, and the preset; of a folder the blueprint in it."""
     for name, preset in ((what, ""), tuple(what.rpartition(":")[::2])):
         if not name:
             continue
@@ -199,7 +199,7 @@ def find(what: str, library: Mapping[str, Path], near: Path | None = None) -> tu
             return library[name], preset
         local = (near or Path()) / name
         if _looks_like_a_path(name) and (local.exists() or (not preset and ":" not in what)):
-            return local, preset
+            return folders.blueprint_of(local), preset
     name = what.split(":")[0]
     close = nearest(name, library)
     help = [f"did you mean `{close[0]}`?"] if close else []

@@ -898,6 +898,29 @@ _IMAGES = (
         Take a smaller network, or give more memory: `nnUNetv2_plan_experiment … -gpu_memory_target 16`.""",
     ),
     Code(
+        "BP834",
+        "a network that cannot be shared so",
+        """A MONAI bundle runs by MONAI's own windows and evaluator: they feed one image, and take a map as large as
+        it. Here the network also takes the place of its window, or gives the centre of the window alone. Pad the
+        convolutions, or share it as a folder (`composer export NAME --hub FOLDER`), which holds any network. The code
+        also comes where `labels` do not name all classes.""",
+    ),
+    Code(
+        "BP835",
+        "no folder of a saved network",
+        """A saved network is a folder with `blueprint.yaml`, `model.safetensors` and `config.json`. Here one of them is
+        missing or cannot be read, there is no such folder, or it is of a format that this version of Composer does not
+        know. Download or save it again; a later format needs a later Composer.""",
+    ),
+    Code(
+        "BP836",
+        "a repository of the hub that is not to be had",
+        """The network was named as a repository of Hugging Face's hub, `owner/name`, since there is no such folder. The
+        hub does not know it, does not give it to you, cannot be reached, or was not asked (`offline=True`) and nothing
+        was downloaded before. The message has its own words. It also comes where huggingface_hub is not installed
+        (`pip install 'blueprint-composer[hub]'`), and where the hub does not take a network.""",
+    ),
+    Code(
         "BP841",
         "attention that cannot be shown",
         """A query is asked for that a node does not have, such as a voxel outside the image, or one that was not among

@@ -6,10 +6,10 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
-from composer.diagnostics import BlueprintError, Diagnostic
+from composer.diagnostics import BlueprintError, Diagnostic, listing
 
 
 def write_text(path: Path, text: str, fresh: bool = False) -> None:
@@ -68,6 +68,48 @@ def whole(path: Path) -> Iterator[Path]:
                 publish(file, path.parent / file.name)
     except OSError as fault:
         raise refused(path, fault) from None
+
+
+@contextlib.contextmanager
+def whole_folder(path: Path, names: Collection[str], kept: Collection[str] = ()) -> Iterator[Path]:
+    """A new folder beside the target, which takes its place in the end: whole or not at all.
+
+    A folder that is there is replaced where it holds nothing but files of these `names` (`configs/a.json`), of which
+    those `kept` stay as they are. Raises `BlueprintError` (BP806) before any work where it holds others, or where the
+    folder around it cannot be written to.
+    """
+    path = Path(os.path.abspath(path))
+    _check_own(path, names)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp") as temporary:
+            new, before = Path(temporary) / path.name, Path(temporary) / ".before"
+            new.mkdir()
+            yield new
+            for name in kept:
+                if (path / name).is_file():
+                    shutil.copy2(path / name, new / name)
+            if path.exists():
+                os.rename(path, before)
+            try:
+                os.rename(new, path)
+            except OSError:
+                if before.exists():
+                    os.rename(before, path)
+                raise
+    except OSError as fault:
+        raise refused(path, fault) from None
+
+
+def _check_own(path: Path, names: Collection[str]) -> None:
+    """Refuse to replace what is no folder, or a folder with other files in it."""
+    if path.exists() and not path.is_dir():
+        raise BlueprintError(Diagnostic("BP806", f"cannot write {path}: it is a file, and a folder is to be made"))
+    inside = (p.relative_to(path).as_posix() for p in path.rglob("*") if not p.is_dir() or p.is_symlink())
+    others = sorted(set(inside) - set(names)) if path.is_dir() else []
+    if others or (path.is_dir() and path.samefile(Path.cwd())):
+        why = f"it holds other files: {listing(others, 4)}" if others else "it is the folder that you are in"
+        raise BlueprintError(Diagnostic("BP806", f"cannot write {path}: {why}", help=("name a new folder",)))
 
 
 def publish(temporary: Path, path: Path) -> None:

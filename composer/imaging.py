@@ -305,11 +305,12 @@ def normalize(volume: Volume, how: str) -> Volume:
         )
     if how == "none":
         return volume
-    scaled = _standardized if how == "zscore" else _stretched
+    scaled = standardized if how == "zscore" else _stretched
     return replace(volume, data=np.stack([scaled(channel) for channel in volume.data]))
 
 
-def _standardized(channel: NDArray[np.float32]) -> NDArray[np.float32]:
+def standardized(channel: NDArray[np.float32]) -> NDArray[np.float32]:
+    """One channel with mean 0 and deviation 1 over its foreground (see `normalize`)."""
     above = channel > channel.min()
     values = channel[above] if 0 < above.mean() < 0.95 else channel
     # float64: summed in float32, the mean of 10 million voxels is off in the third digit
@@ -488,7 +489,7 @@ def _probe(
     import torch
 
     more = {"position": torch.zeros(1, len(size), **home_of(network))} if position else {}
-    logits = _logits(network(torch.zeros(1, channels, *size, **home_of(network)), **more))
+    logits = logits_of(network(torch.zeros(1, channels, *size, **home_of(network)), **more))
     core = tuple(logits.shape[2:])
     if logits.ndim != len(size) + 2:
         raise _misfit(logits, size, "has no value per voxel", "choose a network that segments, not one that classifies")
@@ -509,7 +510,7 @@ def _misfit(logits: torch.Tensor, size: tuple[int, ...], what: str, *help: str) 
     return _refusal("BP805", f"the network's output ({shape}) for a window of {_by(size)} {what}", *help)
 
 
-def _logits(output: Any) -> torch.Tensor:
+def logits_of(output: Any) -> torch.Tensor:
     """The main output: networks with deep supervision or several heads give more than one."""
     if isinstance(output, Mapping):
         output = output["logits"] if "logits" in output else next(iter(output.values()))
@@ -542,7 +543,7 @@ class _Predictor:
         import torch
 
         more = {"position": self._positions(places, shape).to(**self.home)} if self.position else {}
-        logits = _logits(self.network(windows.to(**self.home), **more)).float()
+        logits = logits_of(self.network(windows.to(**self.home), **more)).float()
         self.done += len(windows)
         if self.progress:
             self.progress(self.done, self.total)

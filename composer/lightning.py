@@ -10,7 +10,7 @@ It needs Lightning: `pip install 'blueprint-composer[train]'`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -32,14 +32,17 @@ class Segmentation(LightningModule):
     """A network in training.
 
     A batch is a mapping: `image` (B, C, *size), `label` (B, 1, *size) with the class of each voxel, and whatever other
-    inputs the network takes by name. Validation takes whole cases, `image` (C, D, H, W) and `label` (D, H, W), and
-    segments them window by window as `composer run` does; it logs `dice` and `dice/CLASS` (MONAI; a class that a case
-    does not show counts in no mean).
+    inputs the network takes by name. Validation takes whole cases, `image` (C, D, H, W) and `label` (D, H, W), or
+    batches of them; it segments them window by window as `composer run` does, and logs `dice` and `dice/CLASS` (MONAI;
+    a class that a case does not show counts in no mean).
 
     network   a network whose first output is a map of classes
     recipe    how it learns; of its fields those about epochs and patches are for the caller
     names     of the classes, from background on
     size      the window of validation; that which the network is built for without it
+
+    `Segmentation.load_from_checkpoint(PATH, network=network)` puts what a checkpoint holds into a network of the same
+    blueprint.
     """
 
     def __init__(
@@ -79,13 +82,18 @@ class Segmentation(LightningModule):
     def validation_step(self, case: Mapping[str, Any], number: int) -> None:
         """The Dice of every class of a case. What the network counts meanwhile is forgotten: a case neither changes how
         the next one is seen, nor what is learned."""
+        for image, label in whole_cases(case):
+            with imaging.untouched(self.network):
+                self.score(image, label)
+
+    def score(self, image: Tensor, label: Tensor) -> None:
+        """Segment a case (C, D, H, W), and add its Dice to the sums."""
         from monai.metrics.meandice import DiceHelper
 
-        with imaging.untouched(self.network):
-            found = imaging.segment_seen(
-                self.network, case["image"], size=self.size, classes=self.classes, overlap=0.25, position=self.position
-            )
-        pair = [torch.from_numpy(a.astype("int64"))[None, None] for a in (found, case["label"])]
+        found = imaging.segment_seen(
+            self.network, image.numpy(), size=self.size, classes=self.classes, overlap=0.25, position=self.position
+        )
+        pair = [a.long()[None, None] for a in (torch.from_numpy(found), label)]
         dice: Any = DiceHelper(
             include_background=False, num_classes=self.classes, reduction="none", get_not_nans=False, apply_argmax=False
         )(*pair)
@@ -123,6 +131,13 @@ def optimizers(network: nn.Module, recipe: Recipe) -> dict[str, Any]:
 def without_taps(outputs: Any) -> Any:
     """What a network gives, less how its attentions weighed: heads are no classes."""
     return {k: v for k, v in outputs.items() if k != KEY} if isinstance(outputs, Mapping) else outputs
+
+
+def whole_cases(batch: Mapping[str, Any]) -> Iterator[tuple[Tensor, Tensor]]:
+    """The images (C, D, H, W) and labels (D, H, W) of a batch, or of a case alone, on the processor."""
+    image, label = (torch.as_tensor(batch[k]).cpu() for k in ("image", "label"))
+    images = image if image.dim() == 5 else image[None]
+    return zip(images, label.reshape(len(images), *images.shape[2:]), strict=True)
 
 
 def classes_of(program: Any) -> int:

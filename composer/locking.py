@@ -57,7 +57,7 @@ def locked(graph: Graph, registry: Registry, of: str, overrides: Mapping[str, An
         "of": {"blueprint": of, **({"overrides": asked} if asked else {})},
         "distributions": _distributions(used, registry),
         "blocks": {name: _block(interface(block)) for name, block in used.items()},
-        "params": _params(graph.blueprint),
+        "params": plain_params(graph.blueprint),
         "sizes": summary(program.constraints, program.built),
         "types": _types(program),
         "graph": resolved,
@@ -85,7 +85,7 @@ def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, (bool, int, float, str, list, dict))
 
 
-def _params(blueprint: Blueprint) -> dict[str, Any]:
+def plain_params(blueprint: Blueprint) -> dict[str, Any]:
     """Resolved parameters; of a lock that is locked again, those it has."""
     if blueprint.lock is not None:
         return dict(blueprint.lock.params)
@@ -117,6 +117,12 @@ def _distributions(used: Mapping[str, type[Block]], registry: Registry) -> dict[
             entry = found.setdefault(distribution(owner), {"version": owner.version, "blocks": []})
             entry["blocks"].append(name)
     return dict(sorted(found.items()))
+
+
+def brought(program: Program, registry: Registry) -> dict[str, str]:
+    """The distributions whose blocks a network is made of, and their versions (none for a file of the user's)."""
+    used = {name: registry.blocks[name] for name in sorted(_used(program)) if name in registry.blocks}
+    return {name: str(made["version"]) for name, made in _distributions(used, registry).items()}
 
 
 def distribution(plugin: Plugin) -> str:

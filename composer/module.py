@@ -7,6 +7,7 @@ handwritten loop this costs about 0.1 µs a step, where a dictionary of names co
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -28,6 +29,7 @@ from composer.inference import Program, ProgramInput, ProgramOutput, Step, is_mo
 from composer.kernels import tensors_of
 from composer.liveness import ids_of, needed
 from composer.prepared import AnyStep, Prepared, at_evaluation, at_training
+from composer.pretrained import save
 from composer.segments import Segment, owners, segments
 from composer.sizes import Constraint, violations
 from composer.streaming import Streaming
@@ -222,6 +224,11 @@ class Network(nn.Module):
         self._taps += (made,)
         self._retap()
         return made
+
+    def save_pretrained(self, folder: str | os.PathLike[str], labels: Sequence[str] = ()) -> None:
+        """Write the network as a folder with its blueprint, weights and a model card, whole or not at all;
+        `composer.from_pretrained` opens it. `labels` name the classes, from background on."""
+        save(self, folder, labels)
 
     def _untap(self, taps: Taps) -> None:
         self._taps = tuple(t for t in self._taps if t is not taps)

@@ -146,7 +146,8 @@ def _content(name: str) -> bytes:
     try:
         status = os.stat(name)
         if stat.S_ISDIR(status.st_mode):
-            raise _refuse("BP001", f"cannot read `{_shown(name, 200)}`: it is a folder, not a file")
+            why = "it is a folder, not a file, with no blueprint.yaml in it"
+            raise _refuse("BP001", f"cannot read `{_shown(name, 200)}`: {why}")
         if not stat.S_ISREG(status.st_mode):
             raise _refuse("BP001", f"cannot read `{_shown(name, 200)}`: it is a device or a pipe, not a file")
         if status.st_size > MAX_BYTES:

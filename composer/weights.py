@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from composer.diagnostics import BlueprintError, Diagnostic, did_you_mean, listing, nearest
 from composer.files import publish
+from composer.folders import weights_of
 from composer.keymap import COUNTER, Mismatch, Plan, Shape, compile_rules, match
 
 _T = TypeVar("_T")
@@ -45,8 +46,9 @@ CONVERT = "where you trust the file, `composer weights convert` or `safetensors.
 
 
 def load_file(path: str | os.PathLike[str]) -> dict[str, Tensor]:
-    """The tensors of a weights file by name, on the CPU. Anything else is a BlueprintError (BP702)."""
-    path = Path(path)
+    """The tensors of a weights file by name, on the CPU; of a folder that `save_pretrained` wrote, those in it.
+    Anything else is a BlueprintError (BP702)."""
+    path = weights_of(path) or Path(path)
     read = _reader(path)
     try:
         content = read(path)

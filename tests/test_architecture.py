@@ -18,13 +18,13 @@ PLUGIN = CORE.parent / "plugins" / "composer_blocks"
 PASSES = sorted(f"passes.{p.stem}" for p in (CORE / "passes").glob("*.py") if p.stem != "__init__")
 WALK = [
     *"frozen diagnostics dims types traits expressions source names addresses notation block interfaces locks replacements references hookspecs shipped".split(),
-    *"plugins registry faults".split(),
+    *"plugins registry faults folders".split(),
     *"phrases sizes layouts blueprint graph scopes edits reaching renewing requirements origins linking liveness inference strides".split(),
     "sourcemap",
     "causes",
     *"orders onednn kernels standardizing prepared locality sweeps chunking regions".split(),
     *PASSES,
-    *"passes writing document flat locking keymap init fitting segments taps evaluating attention streaming module sharding weights exporters".split(),
+    *"passes writing document flat locking keymap init fitting weights pretrained segments taps evaluating attention streaming module sharding exporters".split(),
     *"exporters.wanting exporters.opening exporters.tracing exporters.verifying exporters.torch exporters.onnx exporters.netron".split(),
     *"figures memory budget storages estimates plans".split(),
     *"cost planning mending compose remedies doctor".split(),
@@ -32,11 +32,13 @@ WALK = [
     *"eject.expressions eject.recording eject.sources eject.layout eject.names eject.parts eject.flow eject.regions".split(),
     *"eject.sizing eject.padding eject.forward eject.classes eject.places eject.constructors eject.statements eject.initial".split(),
     *"eject.runtime eject.file eject".split(),
-    *"imaging segmenting pretexts training training.cases training.recipe training.store training.suiting".split(),
-    *"training.patches training.objective lightning pretraining training.runs training.transfer training.engine training.predicting training.scoring training.demonstration".split(),
+    *"imaging segmenting pretexts training training.cases training.recipe training.store training.suiting training.room".split(),
+    *"training.patches training.objective training.tables lightning pretraining training.runs training.transfer training.engine".split(),
+    *"training.predicting training.scoring training.demonstration".split(),
     "nnunet",
     *"nnunet.architecture nnunet.heads nnunet.topology nnunet.planning nnunet.supervision nnunet.reporting".split(),
     *"nnunet.installing nnunet.trainer nnunet.planner".split(),
+    *"hub bundles exporters.hub exporters.bundle".split(),
 ]
 """Each may import those before it."""
 FREE = {"__init__", "cli"}

@@ -32,7 +32,7 @@ ELSEWHERE = {
     *(f"BP80{n}" for n in range(1, 9)),
     *(f"BP82{n}" for n in range(8)),
     *(f"BP84{n}" for n in range(1, 6)),
-    *("BP832", "BP833"),
+    *(f"BP83{n}" for n in range(2, 7)),
     *(f"BP65{n}" for n in range(8)),
 }
 """Codes about a path, a plugin, weights, an image, a lock or a command: their scenes have no place in a blueprint."""

@@ -1,4 +1,5 @@
-"""What a network becomes outside of Composer: `composer export NAME --onnx FILE | --torch FILE | --netron FILE`."""
+"""What a network becomes outside of Composer: `composer export NAME --onnx FILE | --torch FILE | --netron FILE |
+--monai-bundle DIR | --hub DIR`."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from composer import folders
 from composer.cli import common
 from composer.cli.costing import sized
 from composer.diagnostics import BlueprintError, ComposerError, Diagnostic, PluginError, did_you_mean, listing
@@ -28,6 +30,8 @@ def export(
     onnx: Annotated[Path | None, typer.Option(help="ONNX with weights, for onnxruntime and others.")] = None,
     torch: Annotated[Path | None, typer.Option(help="A torch.export program (.pt2); it runs without Composer.")] = None,
     netron: Annotated[Path | None, typer.Option(help="The graph of blocks (.onnx) for netron; no weights.")] = None,
+    monai_bundle: Annotated[Path | None, typer.Option(help="A bundle of MONAI: a folder, with weights.")] = None,
+    hub: Annotated[Path | None, typer.Option(help="A folder for Hugging Face: blueprint, weights, model card.")] = None,
     format: Annotated[str | None, typer.Option(help="A format by name, a plugin's too; goes with -o.")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="The file of --format.")] = None,
     weights: Annotated[Path | None, typer.Option(help="Weights, .safetensors or .pt.")] = None,
@@ -41,7 +45,7 @@ def export(
     plugin: common.Plugins = None,
 ) -> None:
     """Write the network in the format of other programs. Batch and sizes stay open as far as the rules allow it."""
-    given = {"onnx": onnx, "torch": torch, "netron": netron}
+    given = {"onnx": onnx, "torch": torch, "netron": netron, "monai-bundle": monai_bundle, "hub": hub}
     targets = {name: path for name, path in given.items() if path is not None} | named(format, output)
     known = common.registry(plugin)
     exporters = {name: exporter(name, known) for name in targets}
@@ -50,8 +54,10 @@ def export(
         raise BlueprintError(Diagnostic("BP201", "`composer export` was given no format", help=help))
     loaded, shapes = sized(blueprint, overrides, plugin, size, 1)
     loaded.check(**shapes)
+    weights = weights or folders.weights_of(blueprint)
+    options = {"fixed": fixed, "verify": verify, "labels": folders.labels_of(blueprint)}
     for name, path in targets.items():
-        write(loaded, shapes, name, exporters[name], path, weights, fixed=fixed, verify=verify)
+        write(loaded, shapes, name, exporters[name], path, weights, **options)
 
 
 def named(format: str | None, output: Path | None) -> dict[str, Path]:
@@ -82,10 +88,11 @@ def write(
     weights: Path | None = None,
     **options: Any,
 ) -> None:
-    """Write one file, whole or not at all; that it can be written is known before anything is built."""
-    from composer.files import whole
+    """Write one file or folder, whole or not at all; that it can be written is known before anything is built."""
+    from composer.files import whole, whole_folder
 
-    with whole(path) as temporary:
+    names = getattr(exporter, "files", None)
+    with whole(path) if names is None else whole_folder(path, names, getattr(exporter, "kept", ())) as temporary:
         bare = getattr(exporter, "structure_only", False)
         network = loaded.build("meta") if bare else loaded.build(weights=weights)
         try:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from composer import folders
 from composer.cli import common
 from composer.compose import Blueprint, fed
 from composer.diagnostics import BlueprintError, Diagnostic, PluginError
@@ -64,6 +65,7 @@ def run(
 
     common.keep_memory()
     loaded = common.load(blueprint, overrides, plugin)
+    weights, named = weights or folders.weights_of(blueprint), folders.labels_of(blueprint)
     program = loaded.check()
     check_tap(program, tap, query)
     channels, classes, size = segmentation(program, loaded.name)
@@ -108,7 +110,7 @@ def run(
         )  # fmt: skip
     imaging.write_labels(labels, volume, output)
     untrained = "" if weights else " (untrained)"
-    legend = dict(enumerate(names.split(","), 1)) if names else None
+    legend = dict(enumerate(names.split(","), 1) if names else enumerate(named))
     imaging.draw_overlay(volume, labels, drawn, title=f"{loaded.name}{untrained} · {image.name}", names=legend)
     print(f"wrote {output}\nwrote {drawn}")
     if tap:

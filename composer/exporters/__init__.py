@@ -22,9 +22,12 @@ class Exporter(Protocol):
     """Writes a network to a file in one format.
 
     The path is new and private; it is moved to its place when the exporter returns. `options` holds `shapes`, those of
-    the inputs, batch included, and whether the sizes shall be `fixed` and the file be run to `verify` it. What is
-    returned is a remark for the user, if any. An exporter with an attribute `structure_only = True` is handed a network
-    on `meta`, which has shapes and no numbers.
+    the inputs, batch included, whether the sizes shall be `fixed` and the file be run to `verify` it, and `labels` of
+    the classes where a folder names them. What is returned is a remark for the user, if any.
+
+    An exporter with an attribute `structure_only = True` is handed a network on `meta`, which has shapes and no
+    numbers. One with `files` writes a folder: the path is that of a new one, and `files` are the names in it; a folder
+    that has others is not replaced, and `kept` stay as they are in one that is.
     """
 
     def __call__(self, network: Any, path: Path, **options: Any) -> str | None: ...
@@ -33,7 +36,7 @@ class Exporter(Protocol):
 @hookimpl
 def register_exporters() -> Iterable[tuple[str, Callable[[], Exporter]]]:
     """The shipped formats."""
-    return (("onnx", _onnx), ("torch", _torch), ("netron", _netron))
+    return (("onnx", _onnx), ("torch", _torch), ("netron", _netron), ("monai-bundle", _bundle), ("hub", _hub))
 
 
 def _onnx() -> Exporter:
@@ -52,3 +55,15 @@ def _netron() -> Exporter:
     from composer.exporters.netron import NetronExporter
 
     return NetronExporter()
+
+
+def _bundle() -> Exporter:
+    from composer.exporters.bundle import BundleExporter
+
+    return BundleExporter()
+
+
+def _hub() -> Exporter:
+    from composer.exporters.hub import HubExporter
+
+    return HubExporter()
