@@ -34,6 +34,7 @@ WALK = [
     *"eject.runtime eject.file eject".split(),
     *"imaging segmenting training training.cases training.recipe training.store training.suiting".split(),
     *"training.patches training.objective lightning training.runs training.engine training.predicting training.scoring training.demonstration".split(),
+    *"search search.space search.limits search.front search.composing search.study".split(),
 ]
 """Each may import those before it."""
 FREE = {"__init__", "cli"}

@@ -31,7 +31,7 @@ ELSEWHERE = {
     *("BP001", "BP601", "BP602", "BP606", "BP608", "BP610", "BP612", "BP702", "BP703", "BP704", "BP705", "BP706"),
     *(f"BP80{n}" for n in range(1, 9)),
     *(f"BP82{n}" for n in range(8)),
-    *("BP841", "BP842"),
+    *("BP841", "BP842", "BP846", "BP847", "BP848", "BP849"),
     *(f"BP65{n}" for n in range(8)),
 }
 """Codes about a path, a plugin, weights, an image, a lock or a command: their scenes have no place in a blueprint."""

@@ -28,6 +28,7 @@ from composer.cli import (
     plugins,
     predicting,
     running,
+    searching,
     starting,
     training,
 )
@@ -69,6 +70,7 @@ running.add_to(app)
 benching.add_to(app)
 training.add_to(app)
 predicting.add_to(app)
+searching.add_to(app)
 changing.add_to(app)
 locking.add_to(app)
 exporting.add_to(app)
