@@ -114,7 +114,9 @@ def _untold(space: Space, told: Mapping[str, Any]) -> Iterable[Diagnostic]:
             text = f"`{key}` is chosen by the space and told to every trial"
             yield Diagnostic("BP846", text, space.training.key_spans.get(key), help=("leave one out",))
             continue
-        for each, span in _values(value, space.training.key_spans[key]):
+        place = space.training.key_spans[key]
+        known = key in Recipe.model_fields
+        for each, span in _values(value, place) if known else [(0, place)]:
             try:
                 recipe(told, {key: each}, span=span)
             except BlueprintError as fault:
