@@ -122,8 +122,8 @@ class Asked:
             return Suited(made, view_of(made, self.axis), ())
         return suit(lambda more: self.origin.blueprint(composition.overrides, more), given, self.dataset, self.axis)
 
-    def judged(self, composition: Composition, free: int | None) -> Judged:
-        """A composition after `check` and the cost model; with all that is known of one that is pruned."""
+    def judged(self, composition: Composition, free: int | None = None, whole: bool = True) -> Judged:
+        """A composition after `check` and the cost model, unless `whole` only as far as the budget asks."""
         from composer.search.composing import pruning, recipe_of, weighed
 
         try:
@@ -132,7 +132,7 @@ class Asked:
             step = training.step_of(found.blueprint, found.view, learned)
         except ComposerError as fault:
             return Judged(pruned=pruning(fault))
-        weight = weighed(step, self.limits, free)
+        weight = weighed(step, self.limits, free, whole)
         return Judged(found, learned, weight.figures, weight.pruned)
 
 
@@ -206,7 +206,7 @@ def judge(asked: Asked, composition: Composition) -> Diagnostic | None:
     from composer.search.composing import pruning, recipe_of
 
     if asked.limits.most:
-        return asked.judged(composition, None).pruned
+        return asked.judged(composition, whole=False).pruned
     try:
         recipe_of(asked.suited(composition).blueprint, composition, asked.told)
     except ComposerError as fault:

@@ -20,6 +20,7 @@ from composer.blueprint import joined
 from composer.compose import Asked, Blueprint, uncollected
 from composer.diagnostics import BlueprintError, ComposerError, Diagnostic, InternalError, Label, Source, Span
 from composer.document import document
+from composer.figures import size
 from composer.mending import tried
 from composer.registry import Registry
 from composer.search import space as spaces
@@ -148,24 +149,21 @@ class Weighed:
     pruned: Diagnostic | None = None
 
 
-def weighed(step: Request, limits: Limits, free: int | None) -> Weighed:
+def weighed(step: Request, limits: Limits, free: int | None, whole: bool = True) -> Weighed:
     """FLOPs of one patch and parameters, and where these are within the limits the memory of a step of training, which
-    has to fit into what is `free` too (BP706)."""
+    has to fit into what is `free` too (BP706). Unless `whole`, what nothing limits is not looked at."""
     single = replace(step, shapes={n: (1, *s[1:]) for n, s in step.shapes.items()}, options={})
     try:
-        cost = single.cost()
+        cost = single.cost(flops=whole or "flops" in limits.most)
         found = {"flops": cost.flops, "parameters": cost.parameters}
         over = limits.exceeded(found)
-        if over:
+        if over or not (whole or "memory" in limits.most):
             return Weighed(found, over)
         found["memory"] = needed = step.cost(flops=False).peak.bytes
     except ComposerError as fault:
         return Weighed({}, pruning(fault))
     if free is not None and needed > free:
-        from composer.figures import size
-
-        text = f"a step of training needs {size(needed)} of memory, and {size(free)} are free"
-        return Weighed(found, Diagnostic("BP706", text))
+        return Weighed(found, Diagnostic("BP706", f"a training step needs {size(needed)}, and {size(free)} are free"))
     return Weighed(found, limits.exceeded(found))
 
 
