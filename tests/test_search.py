@@ -328,6 +328,8 @@ def test_what_a_search_needs_is_said(
     Path("list.yaml").write_text(Path("list.yaml").read_text().replace('["c2"]', "[]").replace("validation", "test"))
     assert run(asked("study", "--validation", "0")) == 1
     assert "no case is for validation" in capsys.readouterr().err
+    assert run(asked("study", "--recipe", "shedule=poly")) == 1
+    assert "error[BP826]: a recipe has no `shedule`; did you mean `schedule`?" in capsys.readouterr().err
     monkeypatch.setattr("composer.search.study.find_spec", lambda name: None)
     assert run(asked("study")) == 1
     assert "pip install 'blueprint-composer[search]'" in capsys.readouterr().err

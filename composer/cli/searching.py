@@ -37,7 +37,10 @@ def add_to(app: typer.Typer) -> None:
 
 
 def search(
-    blueprint: Annotated[str | None, typer.Argument(metavar="BLUEPRINT", help="What is varied.")] = None,
+    blueprint: Annotated[
+        str | None,
+        typer.Argument(metavar="BLUEPRINT", help="What is varied.", autocompletion=common.complete_blueprint),
+    ] = None,
     overrides: common.Overrides = None,
     space: Annotated[Path | None, typer.Option(help="A YAML file: what to choose from.")] = None,
     budget: Annotated[str | None, typer.Option(help="Such as 'flops<50G, memory<8GB, parameters<5M'.")] = None,
@@ -62,6 +65,7 @@ def search(
     from composer.blueprint import parse_overrides
     from composer.search import composing, limits, study
     from composer.search import space as spaces
+    from composer.training.recipe import recipe as recipe_of
     from composer.training.recipe import words
 
     place = study.Place(out)
@@ -70,9 +74,11 @@ def search(
     if blueprint is None or space is None:
         raise typer.BadParameter("give a BLUEPRINT and --space, or --list with --out")
     most, chosen = limits.parse(budget), spaces.read(space)
-    common.load(blueprint, overrides, plugin).check()
+    base = common.load(blueprint, overrides, plugin)
+    base.check()
     origin = composing.Origin(blueprint, parse_overrides(overrides or ()), common.registry(plugin))
     told = {**told_by(steps, seed), **words(recipe or [])}
+    recipe_of(base.source.get("training"), told)
     composing.verify(chosen, origin, told)
     dataset = training.listed(data, None, out).split(validation, seed) if data or not dry else None
     asked = Asked(origin, chosen, most, dataset, told, axis)
@@ -90,7 +96,8 @@ def search(
             try:
                 worked(work, trials)
             except KeyboardInterrupt:
-                finish(work, json)
+                if kept.found.rows:
+                    finish(work, json)
                 raise
             finish(work, json)
 
@@ -229,6 +236,8 @@ class Work:
 
     def attempt(self, trial: Trial) -> str:
         """Judge a trial and train it; what is said of it. What is wrong with the data or the disk is raised."""
+        import torch
+
         from composer import memory
         from composer.search.composing import LATE
 
@@ -250,6 +259,9 @@ class Work:
                 raise
             trial.prune(fault.diagnostics[0])
             return f"trial {trial.number}  {fault.diagnostics[0].code}  {trial.composition}"
+        except torch.OutOfMemoryError:
+            trial.prune(Diagnostic("BP706", f"{self.device} had not enough memory for a step of training"))
+            return f"trial {trial.number}  BP706  {trial.composition}"
         trial.done(dice, judged.figures, time.perf_counter() - start)
         publish(self)
         return f"trial {trial.number}  dice {dice:.3f}  {said(judged.figures)}  {trial.composition}"
