@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json as json_
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,7 +17,7 @@ from composer.diagnostics import BlueprintError, ComposerError, Diagnostic
 
 if TYPE_CHECKING:
     from composer.search.composing import Origin
-    from composer.search.front import Found, Row
+    from composer.search.front import Found
     from composer.search.limits import Limits
     from composer.search.space import Composition, Space
     from composer.search.study import Place, Study, Trial
@@ -70,7 +70,7 @@ def search(
 
     place = study.Place(out)
     if listed:
-        return shown(written(place), place, json)
+        return shown(written(place), json)
     if blueprint is None or space is None:
         raise typer.BadParameter("give a BLUEPRINT and --space, or --list with --out")
     most, chosen = limits.parse(budget), spaces.read(space)
@@ -80,14 +80,13 @@ def search(
     told = {**told_by(steps, seed), **words(recipe or [])}
     recipe_of(base.source.get("training"), told)
     composing.verify(chosen, origin, told)
-    dataset = training.listed(data, None, out).split(validation, seed) if data or not dry else None
+    dataset = scored(training.listed(data, None, out), validation, seed) if data or not dry else None
     asked = Asked(origin, chosen, most, dataset, told, axis)
     if dry:
         return tried(asked, trials, seed, json)
     study.needed()
     training.needed()
     assert dataset is not None
-    scored(dataset)
     common.keep_memory()
     with place.locked():
         place.begin(settings(asked, normalize))
@@ -153,12 +152,15 @@ class Judged:
     pruned: Diagnostic | None = None
 
 
-def scored(dataset: Dataset) -> None:
-    """There are cases to compare compositions by (BP820)."""
-    if not any(c.label for c in dataset.parts.get("validation", ())):
-        text = "a search compares networks by their Dice in validation, and no case is for validation"
-        help = ("name some under `split: {validation: […]}`, or give `--validation 0.2`",)
-        raise BlueprintError(Diagnostic("BP820", text, help=help))
+def scored(dataset: Dataset, share: float, seed: int) -> Dataset:
+    """The data with cases to compare compositions by: a share of those for training, where the list names none. BP820
+    where there are none."""
+    divided = replace(dataset, divided=bool(dataset.parts.get("validation"))).split(share, seed)
+    if any(c.label for c in divided.parts.get("validation", ())):
+        return divided
+    text = "a search compares networks by their Dice in validation, and no case is for validation"
+    help = ("name some under `split: {validation: […]}`, or give `--validation 0.2`",)
+    raise BlueprintError(Diagnostic("BP820", text, help=help))
 
 
 def settings(asked: Asked, normalize: str) -> dict[str, Any]:
@@ -322,30 +324,28 @@ def finish(work: Work, json: bool) -> None:
     found, place = work.study.found, work.place
     if found.rows:
         draw(found, place.picture, f"{work.asked.origin.name}: {len(found.rows)} trained")
-    shown(found, place, json)
+    shown(found, json)
+    if not json:
+        print(f"wrote {', '.join(str(place.folder / n) for n in ('trials.csv', 'front.png', 'best.yaml'))}")
 
 
-def shown(found: Found, place: Place, json: bool) -> None:
+def shown(found: Found, json: bool) -> None:
     """The table of a study: trained trials, the best first, those of the front marked, and what was not trained."""
     from composer.cli.listing import table
 
     if json:
         return common.print_json(found.to_json())
-    front = {r.number for r in found.front}
-    rows = sorted(found.rows, key=lambda r: (-r.dice, r.flops))
-    differ = [k for k in dict.fromkeys(k for r in rows for k in r.chosen) if len({r.chosen.get(k) for r in rows}) > 1]
-    head = ("trial", "front", "dice", "FLOPs", "memory", "parameters", "composition")
-    if not rows:
+    if not found.rows:
         raise nothing(found.pruned, found.reasons)
-    table(head, [_cells(r, r.number in front, differ) for r in rows])
+    marks = {r.number: "*" for r in found.front}
+    rows = sorted(found.rows, key=lambda r: (-r.dice, r.flops))
+    head = ("trial", "front", "dice", "FLOPs", "memory", "parameters")
+    table(head, [(r.number, marks.get(r.number, ""), f"{r.dice:.3f}", *said(r.figures).split("  ")) for r in rows])
+    keys = dict.fromkeys(k for r in rows for k in r.chosen)
+    differ = [k for k in keys if len({r.chosen.get(k) for r in rows}) > 1]
+    for r in found.front[::-1]:
+        print(f"trial {r.number}  {', '.join(f'{k}={r.chosen[k]}' for k in differ if k in r.chosen)}")
     say_pruned(found.pruned, found.reasons)
-    print(f"wrote {', '.join(str(place.folder / n) for n in ('trials.csv', 'front.png', 'best.yaml'))}")
-
-
-def _cells(row: Row, kept: bool, keys: Iterable[str]) -> tuple[str, ...]:
-    figures = said(row.figures).split("  ")
-    chosen = "\n".join(f"{k}={row.chosen[k]}" for k in keys if k in row.chosen)
-    return (str(row.number), "*" if kept else "", f"{row.dice:.3f}", *figures, chosen)
 
 
 def said(figures: Mapping[str, float]) -> str:

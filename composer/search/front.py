@@ -98,7 +98,7 @@ def draw(found: Found, path: Path, title: str) -> None:
     """Dice against FLOPs of a patch, every trained trial; the front joined by the steps of what a budget buys."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     from composer import figures
 
@@ -112,13 +112,14 @@ def draw(found: Found, path: Path, title: str) -> None:
     axes.scatter([r.flops for r in kept], [r.dice for r in kept], color="#c2410c", label="front", zorder=3)
     for r in found.rows:
         axes.annotate(str(r.number), (r.flops, r.dice), xytext=(4, 4), textcoords="offset points", fontsize=8)
-    axes.set_xscale("log")
-    for axis in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
-        axis(FuncFormatter(lambda value, _: figures.number(value)))
-    axes.tick_params(axis="x", which="minor", labelsize=7)
+    if max(r.flops for r in found.rows) > 4 * min(r.flops for r in found.rows):
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: figures.number(value)))
     axes.set(xlabel="FLOPs of a patch, forward", ylabel="mean Dice in validation", title=title)
     axes.grid(alpha=0.25)
-    axes.legend(loc="lower right", frameon=False)
+    axes.legend(loc="upper left", frameon=False)
     with whole(path) as draft:
         figure.savefig(draft, dpi=110)
 
