@@ -25,6 +25,7 @@ from composer.diagnostics import BlueprintError, Source
 from composer.search import composing, limits, space
 from composer.search.composing import Origin
 from composer.search.front import Row, front
+from composer.search.study import Place
 from composer.source import Map
 
 pytest.importorskip("optuna")
@@ -325,11 +326,16 @@ def test_interrupted_it_shows_the_table_so_far(
 def test_what_a_search_needs_is_said(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    Path("list.yaml").write_text(Path("list.yaml").read_text().replace('["c2"]', "[]").replace("validation", "test"))
+    listed = Path("list.yaml").read_text()
+    Path("list.yaml").write_text(listed.replace('["c2"]', "[]").replace("validation", "test"))
     assert run(asked("study", "--validation", "0")) == 1
     assert "no case is for validation" in capsys.readouterr().err
+    Path("list.yaml").write_text(listed)
     assert run(asked("study", "--recipe", "shedule=poly")) == 1
     assert "error[BP826]: a recipe has no `shedule`; did you mean `schedule`?" in capsys.readouterr().err
+    with Place(Path("busy")).locked():
+        assert run(asked("busy")) == 1
+    assert "error[BP848]: another process searches in `busy`" in capsys.readouterr().err
     monkeypatch.setattr("composer.search.study.find_spec", lambda name: None)
     assert run(asked("study")) == 1
     assert "pip install 'blueprint-composer[search]'" in capsys.readouterr().err

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json as json_
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from math import nan
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
@@ -93,7 +94,7 @@ def search(
         with study.opened(place, chosen, seed) as kept:
             work = Work(asked, kept, place, normalize, device)
             try:
-                worked(work, trials)
+                worked(work, trials, sys.stderr if json else sys.stdout)
             except KeyboardInterrupt:
                 if kept.found.rows:
                     finish(work, json)
@@ -303,14 +304,14 @@ def publish(work: Work) -> None:
     write_text(place.best, as_text(asked.origin, suited.blueprint, learned, place.folder, summary))
 
 
-def worked(work: Work, trials: int) -> None:
-    """Train until there are so many trials, or nothing is left to train."""
+def worked(work: Work, trials: int, shown: TextIO) -> None:
+    """Train until there are so many trials, or nothing is left to train; a line for each."""
     idle = 0
     while len(work.study.found.rows) < trials and idle < PATIENCE and work.study.distinct < work.asked.space.count:
         line = work.attempt(work.study.next())
         idle = 0 if line else idle + 1
         if line:
-            print(line, flush=True)
+            print(line, file=shown, flush=True)
 
 
 # ---- what is shown --------------------------------------------------------------------------------------------------
