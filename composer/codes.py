@@ -960,6 +960,35 @@ _IMAGES = (
 
 _OWN = (
     Code(
+        "BP846",
+        "a space that cannot be searched",
+        """A space says what a search chooses from: under `network` parameters and addresses as on the command line,
+        under `training` keys of the recipe, each with a list of alternatives or a range. Here a range goes the wrong
+        way, a key is unknown or fixed elsewhere, or nothing is left to choose. It also comes where Optuna is not
+        installed.""",
+    ),
+    Code(
+        "BP847",
+        "a budget that says nothing",
+        """A budget limits `flops` of a patch, `memory` of a training step and `parameters`, each as `name<amount`,
+        separated by commas. The message underlines the part that cannot be read, and lists the names or units that
+        there are.""",
+    ),
+    Code(
+        "BP848",
+        "the folder of another study",
+        """A search goes on in its folder only with the same blueprint, space, budget, data and recipe: trials of
+        different questions cannot be compared. The message lists what differs. Only `--trials` may change. It also
+        comes where the folder holds other files, where another process works in it, or where its file is damaged.""",
+    ),
+    Code(
+        "BP849",
+        "over the budget",
+        """No composition that was drawn can be trained: each was refused by `check`, or takes more than the budget
+        allows by the cost model. The message counts the reasons. In the table of a search this code counts the
+        compositions that passed `check` and were too expensive.""",
+    ),
+    Code(
         "BP901",
         "a fault of Composer",
         """Composer itself failed where it should have worked or refused with a message. It is never the user's

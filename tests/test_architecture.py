@@ -39,6 +39,7 @@ WALK = [
     *"nnunet.architecture nnunet.heads nnunet.topology nnunet.planning nnunet.supervision nnunet.reporting".split(),
     *"nnunet.installing nnunet.trainer nnunet.planner".split(),
     *"hub bundles exporters.hub exporters.bundle".split(),
+    *"search search.space search.limits search.front search.composing search.study".split(),
 ]
 """Each may import those before it."""
 FREE = {"__init__", "cli"}

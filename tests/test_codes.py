@@ -31,7 +31,7 @@ ELSEWHERE = {
     *("BP001", "BP601", "BP602", "BP606", "BP608", "BP610", "BP612", "BP702", "BP703", "BP704", "BP705", "BP706"),
     *(f"BP80{n}" for n in range(1, 9)),
     *(f"BP82{n}" for n in range(8)),
-    *(f"BP84{n}" for n in range(1, 6)),
+    *(f"BP84{n}" for n in range(1, 10)),
     *(f"BP83{n}" for n in range(2, 7)),
     *(f"BP65{n}" for n in range(8)),
 }

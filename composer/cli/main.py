@@ -30,6 +30,7 @@ from composer.cli import (
     predicting,
     pretraining,
     running,
+    searching,
     starting,
     training,
 )
@@ -72,6 +73,7 @@ benching.add_to(app)
 training.add_to(app)
 pretraining.add_to(app)
 predicting.add_to(app)
+searching.add_to(app)
 changing.add_to(app)
 locking.add_to(app)
 exporting.add_to(app)

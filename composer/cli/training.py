@@ -279,6 +279,28 @@ def learned(
     start: tuple[Path | None, Sequence[str]] = (None, ()),
 ) -> None:
     """Build, train, and say what came of it."""
+    with Shown(recipe, names, resumed) as heard:
+        history = taught(found, dataset, recipe, examples, run, names, resumed, weights, machine, plan, heard)
+    best = max(history, key=lambda row: row.get("dice", 0.0))
+    if "dice" in best:
+        print(f"best mean Dice {best['dice']:.3f} in epoch {best['epoch']:.0f}: {run.best}")
+    print(f"wrote {run.final}, {run.metrics}")
+
+
+def taught(
+    found: Suited,
+    dataset: Dataset,
+    recipe: Recipe,
+    examples: list[Example],
+    run: Run,
+    names: list[str],
+    resumed: bool,
+    weights: Path | None,
+    machine: tuple[Any, ...],
+    plan: MemoryPlan | None = None,
+    heard: Any = None,
+) -> list[Mapping[str, float]]:
+    """Build, and train to the end of the recipe; the metrics of every epoch."""
     import torch
 
     from composer.lightning import Segmentation
@@ -292,12 +314,7 @@ def learned(
     if recipe.prior and not resumed:
         _prior(network, found, examples)
     module = Segmentation(network, recipe, names, found.view.size)
-    with Shown(recipe, names, resumed) as shown:
-        history = learn(module, Data(examples, found.view, dataset.flip), run, Machine(*machine), shown)
-    best = max(history, key=lambda row: row.get("dice", 0.0))
-    if "dice" in best:
-        print(f"best mean Dice {best['dice']:.3f} in epoch {best['epoch']:.0f}: {run.best}")
-    print(f"wrote {run.final}, {run.metrics}")
+    return learn(module, Data(examples, found.view, dataset.flip), run, Machine(*machine), heard)
 
 
 def _prior(network: Any, found: Suited, examples: Sequence[Example]) -> None:

@@ -92,7 +92,7 @@ class Run:
 
     def _check_same(self, asked: Mapping[str, Any]) -> None:
         before = self.read()
-        wrong = list(_differences(before, asked))
+        wrong = list(differences(before, asked))
         if wrong:
             text = f"`{self.folder}` is another run; to go on with it, ask for the same"
             help = ("name a new folder with `--out`, or remove this one",)
@@ -108,11 +108,11 @@ class Run:
             write_text(self.metrics, text.getvalue())
 
 
-def _differences(before: Any, after: Any, at: str = "") -> Any:
+def differences(before: Any, after: Any, at: str = "") -> Any:
     """What is another value, in words."""
     if isinstance(before, dict) and isinstance(after, dict):
         for key in dict.fromkeys([*before, *after]):
-            yield from _differences(before.get(key), after.get(key), f"{at}.{key}" if at else key)
+            yield from differences(before.get(key), after.get(key), f"{at}.{key}" if at else key)
     elif before != after and at == "blueprint":
         yield "blueprint: another text"
     elif before != after:
