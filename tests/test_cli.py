@@ -74,7 +74,9 @@ def test_blocks(capsys: pytest.CaptureFixture[str]) -> None:
     facts = {b["name"]: b for b in json.loads(said(capsys)[0])}
     assert facts["attention.window"]["required"] == ["heads"]
     assert run(["blocks", "attention.window"]) == 0
-    assert "option   window: 7" in said(capsys)[0]
+    page = said(capsys)[0]
+    assert "option   window: 7" in page
+    assert "\ntable     whether the bias table" in page, "a table of options keeps its lines"
     assert run(["blocks", "attention.windows"]) == 1
     assert "did you mean `attention.window`?" in said(capsys)[1]
 

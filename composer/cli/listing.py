@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -84,7 +86,12 @@ def blocks(
     if name:
         return block_page(facts[0])
     rows = [
-        (f["name"], " ".join(f["inputs"]), " ".join([*f["options"], *f["slots"]]), f["doc"].split(". ")[0])
+        (
+            f["name"],
+            " ".join(f["inputs"]),
+            " ".join([*f["options"], *f["slots"]]),
+            " ".join(f["doc"].split()).split(". ")[0],
+        )
         for f in facts
     ]
     table(("block", "inputs", "options and slots", "what it does"), rows)
@@ -101,8 +108,14 @@ def block_facts(block: type[Block], known: Registry) -> dict[str, Any]:
         "options": {n: None if f.is_required() else f.default for n, f in options.items()},
         "required": [n for n, f in options.items() if f.is_required()],
         "slots": {n: {"default": s.default, "offers": list(s.offers)} for n, s in block.slots.items()},
-        "doc": " ".join((block.__doc__ or "").split()),
+        "doc": paragraphs(block.__doc__ or ""),
     }
+
+
+def paragraphs(doc: str) -> str:
+    """A docstring whose paragraphs are a line each, for any width; tables (words apart by spaces) stay as they are."""
+    parts = inspect.cleandoc(doc).split("\n\n")
+    return "\n\n".join(part if re.search(r"\S {2,}\S", part) else " ".join(part.split()) for part in parts)
 
 
 def block_page(facts: dict[str, Any]) -> None:
