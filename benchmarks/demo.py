@@ -64,18 +64,20 @@ class Result:
         return held_out.region(self.dice)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Train them, look at them, write what came out."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--epochs", type=int, default=10)
-    given = parser.parse_args()
+    parser.add_argument("--steps", type=int, default=45, help="of an epoch")
+    given = parser.parse_args(arguments)
+    budget = (given.epochs, given.steps)
     given.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(2)
     listed = demonstration.write(given.out / "lobes")
     order = (PAIR[1], PAIR[0], NAMES[2])  # the one that takes longest first
     with ThreadPoolExecutor(2) as pool:
-        took = dict(zip(order, pool.map(lambda n: trained(n, listed, given.out / n, given.epochs), order), strict=True))
+        took = dict(zip(order, pool.map(lambda n: trained(n, listed, given.out / n, *budget), order), strict=True))
     brain = held_out.brain(given.out / "lobes")
     results = [result(name, given.out / name, brain, took[name]) for name in NAMES]
     print(f"\n{table(results)}")
@@ -86,10 +88,11 @@ def main() -> None:
     print(f"\nThe picture: {given.out}/lobes.png   the report: {given.out}/report.html")
 
 
-def trained(name: str, listed: Path, out: Path, epochs: int) -> float:
+def trained(name: str, listed: Path, out: Path, epochs: int, steps: int) -> float:
     """Train a network in a process of its own; its seconds. Interrupted, the same goes on."""
     blueprint = str(HERE / f"{name}.yaml")
-    words = [blueprint, "--data", str(listed), "--out", str(out), "--epochs", str(epochs), "--device", "cpu"]
+    words = [blueprint, "--data", str(listed), "--out", str(out), "--device", "cpu"]
+    words += ["--epochs", str(epochs), "--steps", str(steps)]
     command = [sys.executable, "-m", "composer.cli.main", "train", *words]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     start = time.monotonic()

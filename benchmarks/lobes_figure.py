@@ -38,7 +38,7 @@ HUES = (
 )
 """Of the regions, dark is left and light is right."""
 WRONG_REGION, WRONG_TISSUE, RING = "#e8001c", "#3db7ff", "#3ddc5a"
-BRIGHT = 6
+BRIGHT = 4
 """Times a uniform attention that is shown brightest."""
 
 
@@ -136,7 +136,7 @@ def _painted(layers: Sequence[tuple[NDArray[Any], str, float]], shape: tuple[int
 def _panel(axes: Any, brain: Brain, overlay: NDArray[Any] | None, axis: int, k: int, cut: tuple[slice, ...]) -> None:
     """A slice, the patient's left on the left in two planes, and the front on the right in the third."""
     kept = tuple(s for a, s in enumerate(cut) if a != axis)
-    axes.imshow(brain.image.take(k, axis)[kept].T, cmap="gray", origin="lower", vmin=0, vmax=1)
+    axes.imshow(brain.image.take(k, axis)[kept].T, cmap="gray", origin="lower", vmin=0, vmax=1.15)
     if overlay is not None:
         axes.imshow(overlay.take(k, axis)[kept].swapaxes(0, 1), origin="lower", interpolation="nearest")
     for slab in brain.slabs if axis != 2 else ():
