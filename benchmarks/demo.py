@@ -115,17 +115,16 @@ def field_of_view(name: str) -> int:
     """Nominal: pixels along an axis that one output depends on by the network's structure. Norms are left aside, which
     see the mean of the whole slice; with no weight negative and nothing but sums, no dependence cancels."""
     plain = {"down.*.pool": {"use": "pool.average", "when": "${i > 0}"}}
-    network = composer.load(HERE / f"{name}.yaml", norm=None, act=None, **plain).build().double()
+    made = composer.load(HERE / f"{name}.yaml", norm=None, act=None, **plain)
+    network = made.build().double()
     for parameter in network.parameters():
         parameter.data.abs_()
-    return max(_reached(network, at) for at in range(48, 64))
-
-
-def _reached(network: torch.nn.Module, at: int) -> int:
-    x = torch.rand(1, 1, 96, 96, dtype=torch.double, requires_grad=True)
-    network(x)[0, :, at, at].sum().backward()
+    count = 2 ** (len(made.values["widths"]) - 1)  # of places that pools treat differently
+    x = torch.rand(count, 1, 96, 96, dtype=torch.double, requires_grad=True)
+    at = torch.arange(count)
+    network(x)[at, :, 48 + at, 48 + at].sum().backward()
     assert x.grad is not None
-    return int((x.grad.abs().sum((0, 1, 2)) > 0).sum())
+    return int((x.grad.abs().sum((1, 2)) > 0).sum(1).max())
 
 
 def looks(folder: Path, brain: held_out.Brain) -> list[lobes_figure.Look]:
