@@ -2,15 +2,15 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo test slow lint fuzz scaling bench passes cost parity sizes hybrids portability clean
+.PHONY: demo learning test slow lint fuzz scaling bench passes cost parity sizes hybrids portability clean
 
 .venv/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,test,lint]'
 	touch $@
 
-# The main job on a real brain: tissue of the MNI152 template, which the package nilearn ships; and two small networks
-# that learn its lobes, side by side, which takes two cores some minutes.
+# The main job on a real brain: tissue of the MNI152 template, which the package nilearn ships; and three small networks
+# that learn its lobes, two side by side, which takes two cores some minutes.
 demo: .venv/ready
 	@mkdir -p demo
 	$(BIN)/composer show unet:demo
@@ -20,6 +20,10 @@ demo: .venv/ready
 	$(BIN)/python benchmarks/demo.py demo
 	@echo
 	@echo "The picture: demo/tissue.png   the label map: demo/tissue.nii.gz   the network's figure: demo/swin_unet.svg"
+
+# Every segmentation network, small, learns those lobes: some 45 minutes of one core. Interrupted, the same goes on.
+learning: .venv/ready
+	$(BIN)/python benchmarks/learning.py --out learning --page docs/learning.md $(LEARNING)
 
 # Two workers of one thread each: two threads each would wait for one another.
 test: .venv/ready
@@ -71,4 +75,4 @@ portability: .venv/ready
 	$(BIN)/python benchmarks/portability.py $(PORTABILITY)
 
 clean:
-	rm -rf .venv demo build dist
+	rm -rf .venv demo learning build dist

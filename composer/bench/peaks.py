@@ -50,13 +50,13 @@ def resident(run: Runner) -> int | None:
     small = nn.Sequential(nn.Conv2d(1, 1, 3), nn.Linear(6, 6))
     small(torch.zeros(1, 1, 8, 8)).sum().backward()
     gc.collect()
-    before = _status("VmRSS") if _forgotten() else None
+    before = status("VmRSS") if forget() else None
     run()
-    most = _status("VmHWM")
+    most = status("VmHWM")
     return None if before is None or most is None else most - before
 
 
-def _forgotten() -> bool:
+def forget() -> bool:
     """Whether the system forgets the highest mark so far."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
@@ -65,7 +65,7 @@ def _forgotten() -> bool:
     return True
 
 
-def _status(name: str) -> int | None:
+def status(name: str) -> int | None:
     """A figure that Linux keeps of this process, in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), None)

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from composer.diagnostics import BlueprintError, Diagnostic
 from composer.files import whole, write_text
+from composer.training.cases import Case
 
 LOBES: Mapping[str, tuple[int, ...]] = {
     "frontal": (*range(1, 29), *range(31, 35), 69, 70),
@@ -54,16 +55,23 @@ GAP, SIDE, LEAST = 2, 96, 200
 Arrays = tuple[NDArray[np.float32], NDArray[np.uint8], NDArray[np.float64]]
 
 
+def brain(folder: Path) -> Case:
+    """The whole brain, of which the cases of `write` are slabs: for pictures, and for networks that see in depth."""
+    return Case("brain", (folder / "brain_image.nii.gz",), folder / "brain_label.nii.gz")
+
+
 def write(folder: Path) -> Path:
     """Make the data in a folder, unless they are there; the list of cases. Some seconds. BP820 where a package is not
     installed."""
     listed = folder / "dataset.json"
-    if listed.is_file():
+    if listed.is_file() and brain(folder).images[0].is_file():
         return listed
     image, labels, affine = lobes()
     inside = image[image > 0]
     scaled = (image - inside.mean()) / inside.std()  # of the whole brain: a slab has its own share of each tissue
     folder.mkdir(parents=True, exist_ok=True)
+    for kind, array in (("image", scaled), ("label", labels)):
+        _save(array, affine, folder / f"brain_{kind}.nii.gz")
     parts: dict[str, list[str]] = {"training": [], "test": []}
     rows = []
     for part, start, stop in slabs(image, affine):

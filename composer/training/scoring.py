@@ -83,6 +83,18 @@ def _over(values: Iterable[float]) -> float:
     return fmean(known) if known else nan
 
 
+def pooled(pairs: Iterable[tuple[NDArray[Any], NDArray[Any]]], labels: Sequence[str]) -> dict[str, float]:
+    """The Dice of every class but the background over the voxels of all pairs (found, truth) together, as if they were
+    one image: where cases are pieces of one, a corner of a class in one of them weighs no more than its voxels do."""
+    count = len(labels)
+    total = np.zeros((count, count), np.int64)
+    for found, truth in pairs:
+        both = truth.ravel().astype(np.int64) * count + found.ravel()
+        total += np.bincount(both, minlength=count * count).reshape(count, count)
+    sizes = total.sum(0) + total.sum(1)
+    return {name: float(2 * total[k, k] / sizes[k]) if sizes[k] else nan for k, name in enumerate(labels) if k}
+
+
 def write(scored: Sequence[Score], path: Path) -> None:
     """As CSV, or as JSON with `null` where there is no value, by the ending."""
     rows = [asdict(s) for s in scored]
