@@ -132,11 +132,12 @@ class Asked:
     def judged(self, composition: Composition, free: int | None = None, whole: bool = True) -> Judged:
         """A composition after `check` and the cost model, unless `whole` only as far as the budget asks."""
         from composer.search.composing import pruning, recipe_of, weighed
+        from composer.training.room import step_of
 
         try:
             found = self.suited(composition)
             learned = recipe_of(found.blueprint, composition, self.told)
-            step = training.step_of(found.blueprint, found.view, learned)
+            step = step_of(found.blueprint, found.view, learned)
         except ComposerError as fault:
             return Judged(pruned=pruning(fault))
         weight = weighed(step, self.limits, free, whole)
@@ -281,9 +282,8 @@ class Work:
         examples = store.prepare(dataset, found.view, scaled, self.place.prepared)
         asked = training.settings(found, dataset, learned, scaled)
         resumed = run.begin(asked, found.blueprint.to_yaml())
-        history = training.taught(
-            found, dataset, learned, examples, run, asked["labels"], resumed, None, (self.device,)
-        )
+        lesson = training.Lesson(found, dataset, learned, examples, run, resumed, (self.device,))
+        history = training.taught(lesson, asked["labels"])
         return max((row["dice"] for row in history if row.get("dice", nan) >= 0), default=0.0)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -114,7 +114,7 @@ def train(
     resumed = run.begin(asked, found.blueprint.to_yaml())
     machine = (device, devices, strategy, precision, workers)
     start = (from_, leave or [])
-    learned(found, dataset, made, examples, run, asked["labels"], resumed, weights, machine, plan, start)
+    learned(Lesson(found, dataset, made, examples, run, resumed, machine, weights, plan, start), asked["labels"])
 
 
 def needed() -> None:
@@ -265,56 +265,50 @@ def settings(found: Suited, dataset: Dataset, recipe: Recipe, scaled: Sequence[A
     }
 
 
-def learned(
-    found: Suited,
-    dataset: Dataset,
-    recipe: Recipe,
-    examples: list[Example],
-    run: Run,
-    names: list[str],
-    resumed: bool,
-    weights: Path | None,
-    machine: tuple[Any, ...],
-    plan: MemoryPlan | None = None,
-    start: tuple[Path | None, Sequence[str]] = (None, ()),
-) -> None:
+@dataclass(frozen=True)
+class Lesson:
+    """What is learned, from what, how and where; `start` is another run to begin with, and what of it is left."""
+
+    found: Suited
+    dataset: Dataset
+    recipe: Recipe
+    examples: list[Example]
+    run: Run
+    resumed: bool
+    machine: tuple[Any, ...]
+    weights: Path | None = None
+    plan: MemoryPlan | None = None
+    start: tuple[Path | None, Sequence[str]] = (None, ())
+
+
+def learned(lesson: Lesson, names: Sequence[str]) -> None:
     """Build, train, and say what came of it."""
-    with Shown(recipe, names, resumed) as heard:
-        history = taught(found, dataset, recipe, examples, run, names, resumed, weights, machine, plan, heard)
+    with Shown(lesson.recipe, names, lesson.resumed) as heard:
+        history = taught(lesson, names, heard)
     best = max(history, key=lambda row: row.get("dice", 0.0))
     if "dice" in best:
-        print(f"best mean Dice {best['dice']:.3f} in epoch {best['epoch']:.0f}: {run.best}")
-    print(f"wrote {run.final}, {run.metrics}")
+        print(f"best mean Dice {best['dice']:.3f} in epoch {best['epoch']:.0f}: {lesson.run.best}")
+    print(f"wrote {lesson.run.final}, {lesson.run.metrics}")
 
 
-def taught(
-    found: Suited,
-    dataset: Dataset,
-    recipe: Recipe,
-    examples: list[Example],
-    run: Run,
-    names: list[str],
-    resumed: bool,
-    weights: Path | None,
-    machine: tuple[Any, ...],
-    plan: MemoryPlan | None = None,
-    heard: Any = None,
-) -> list[Mapping[str, float]]:
+def taught(lesson: Lesson, names: Sequence[str], heard: Any = None) -> list[Mapping[str, float]]:
     """Build, and train to the end of the recipe; the metrics of every epoch."""
     import torch
 
     from composer.lightning import Segmentation
     from composer.training.engine import Data, Machine, learn
 
+    found, recipe = lesson.found, lesson.recipe
     torch.manual_seed(recipe.seed)
-    network = found.blueprint.build(weights=weights)
-    begin_with(network, *start, resumed=resumed)
-    if plan:
-        network.planned(plan)
-    if recipe.prior and not resumed:
-        _prior(network, found, examples)
+    network = found.blueprint.build(weights=lesson.weights)
+    begin_with(network, *lesson.start, resumed=lesson.resumed)
+    if lesson.plan:
+        network.planned(lesson.plan)
+    if recipe.prior and not lesson.resumed:
+        _prior(network, found, lesson.examples)
     module = Segmentation(network, recipe, names, found.view.size)
-    return learn(module, Data(examples, found.view, dataset.flip), run, Machine(*machine), heard)
+    data = Data(lesson.examples, found.view, lesson.dataset.flip)
+    return learn(module, data, lesson.run, Machine(*lesson.machine), heard)
 
 
 def _prior(network: Any, found: Suited, examples: Sequence[Example]) -> None:
