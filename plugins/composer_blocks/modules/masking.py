@@ -27,7 +27,7 @@ class Mask(nn.Module):
         front = torch.arange(self.extra, device=x.device).expand(x.shape[0], -1)
         order = torch.cat([front, rank + self.extra], 1)
         mask = (rank >= kept).to(x.dtype)[..., None]
-        return {"x": torch.cat([x[:, : self.extra], cells], 1), "order": order[..., None], "mask": mask}
+        return {"x": torch.cat([x[:, : self.extra], cells], 1), "order": order[..., None].float(), "mask": mask}
 
     def noise(self, x: Tensor, count: int) -> Tensor:
         """Drawn in training, else a fixed spread: (B, count)."""
