@@ -43,7 +43,7 @@ def flow(program: Program) -> Flow:
     runs = {frozenset[str](): program, **program.alternatives}
     present: dict[int, set[frozenset[str]]] = {i: set() for s in steps for i in s.outputs}
     for given, each in runs.items():
-        for value in _made(steps, everything, each):
+        for value in _made(steps, everything, each, given):
             present[value].add(given)
     at_evaluation = {id(s) for s in _live(everything, [o for o in everything.outputs if not o.training])}
     when = {i.id: frozenset({i.name} if i.optional else ()) for i in everything.inputs}
@@ -104,10 +104,10 @@ def _live(program: Program, outputs: Iterable[ProgramOutput]) -> list[Step]:
     return [s for s in program.steps if wanted & set(s.outputs) and not s.unused]
 
 
-def _made(steps: Sequence[Step], everything: Program, other: Program) -> Iterator[int]:
+def _made(steps: Sequence[Step], everything: Program, other: Program, given: frozenset[str]) -> Iterator[int]:
     """The values of an alternative, by their numbers in the one with every input."""
     mine = {i.id: e.id for i, e in zip(other.inputs, everything.inputs, strict=True)}
-    known = set(mine.values())
+    known = {mine[i.id] for i in other.inputs if not i.optional or i.name in given}
     place = 0
     for step in _live(other, other.outputs):
         while place < len(steps) and not _alike(step, steps[place], mine, known):
