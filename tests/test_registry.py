@@ -40,7 +40,7 @@ def plugin_file(folder: Path, name: str = "my.twice", text: str = MINE) -> Path:
 
 def point(name: str, module: object, dist: str, version: str = "1.0") -> EntryPoint:
     """An entry point of a distribution that is not installed."""
-    distribution = SimpleNamespace(name=dist, metadata={"Name": dist, "Version": version})
+    distribution = SimpleNamespace(read_text=lambda file: f"Name: {dist}\nVersion: {version}\n" * (file == "METADATA"))
     made = SimpleNamespace(name=name, value=name, dist=distribution)
     made.load = module if callable(module) else lambda: module
     return made  # type: ignore[return-value]

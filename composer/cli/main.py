@@ -127,7 +127,7 @@ def narrowed(arguments: list[str]) -> typer.Typer:
 
 def named(command: typer.models.CommandInfo) -> str:
     """The verb: the name that it was given, or that of its function."""
-    return command.name or getattr(command.callback, "__name__", "")
+    return command.name or str(getattr(command.callback, "__name__", ""))
 
 
 def report(fault: ComposerError, as_json: bool) -> None:
