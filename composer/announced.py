@@ -1,4 +1,4 @@
-"""What is installed, as far as plugins ask: the entry points of a group, and the name and version of who announces them.
+"""What is installed, as far as plugins ask: the entry points of a group, and the name and version of who has them.
 
 `importlib.metadata` gives the same. But its `entry_points(group=…)` parses those of everything that is installed, which
 takes longer than looking for the group in their texts, and to know a name it parses the whole description.

@@ -27,6 +27,7 @@ from composer.announced import entry_points, name_and_version
 from composer.block import Block
 from composer.diagnostics import BlueprintError, Diagnostic, PluginError, listing
 from composer.frozen import dataclass
+from composer.later import Blocks, held
 from composer.plugins import GROUP, Added, Plugin, added, failed
 from composer.references import Reference
 from composer.replacements import Replacement
@@ -106,7 +107,7 @@ class Registry:
         passes = claims.joined("pass", {p.name: p for p in self.passes}, {p.name: p for p in brought.passes})
         return replace(
             self,
-            blocks=claims.joined("block", self.blocks, {b.name: b for b in brought.blocks}),
+            blocks=Blocks(claims.joined("block", held(self.blocks), {b.name: b for b in brought.blocks})),
             blueprints=claims.joined("blueprint", self.blueprints, {p.stem: p for p in brought.blueprints}),
             passes=tuple(passes.values()),
             exporters=claims.joined("format", self.exporters, dict(brought.exporters)),

@@ -226,9 +226,69 @@ def test_declarations_are_checked_when_the_class_is_defined() -> None:
 
 
 def test_importing_composer_and_its_blocks_does_not_import_torch() -> None:
-    code = "import composer, sys; composer.Registry.discover(); composer.load('vit').check(); print('torch' in sys.modules)"
+    code = "import composer, sys; composer.Registry.discover(); composer.load('vit').check(); dict(composer.Registry.discover().blocks); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+# --- blocks that are only named ----------------------------------------------------------------------------------
+
+
+LATER = """\
+import composer
+
+class Twice(composer.Block):
+    name = "late.twice"
+    shape = "batch tokens dim -> batch tokens dim"
+    def build(self, dim: int): ...
+"""
+
+
+def named_only(monkeypatch: pytest.MonkeyPatch, folder: Path, text: str = LATER, **blocks: object) -> Registry:
+    """A plugin that gives a mapping, with the module `later_here` of this text."""
+    (folder / "later_here.py").write_text(text)
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.delitem(sys.modules, "later_here", raising=False)
+    given = {k.replace("__", "."): v for k, v in blocks.items()}
+    return discovered(monkeypatch, point("late", bringing(blocks=given), "late-plugin"))
+
+
+def test_a_block_that_is_only_named_is_imported_when_it_is_used(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    found = named_only(monkeypatch, tmp_path, late__twice="later_here:Twice")
+    assert set(found.blocks) == {"late.twice"}
+    assert found.plugins[0].blocks == ("late.twice",)
+    assert "later_here" not in sys.modules
+    assert found.blocks.get("late.once") is None
+    assert found.blocks["late.twice"].name == "late.twice"
+    assert found.blocks["late.twice"] is sys.modules["later_here"].Twice
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "message"),
+    [
+        ("1 / 0", "later_here:Twice", "ZeroDivisionError: division by zero"),
+        ("import sys; sys.exit(3)", "later_here:Twice", "it ends the program"),
+        (LATER, "later_here:Thrice", "has no attribute 'Thrice'"),
+        (LATER.replace("late.twice", "other"), "later_here:Twice", "is not a Block class named `late.twice`"),
+        (LATER, "nowhere_here:Twice", "No module named 'nowhere_here'"),
+    ],
+)
+def test_a_fault_in_it_is_its_plugins(
+    text: str, path: str, message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    found = named_only(monkeypatch, tmp_path, text, late__twice=path)
+    with pytest.raises(composer.PluginError, match=r"BP601.*the plugin `late` \(late-plugin 1.0\)") as caught:
+        found.blocks["late.twice"]
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("path", ["later_here", "later_here:", ":Twice", 3])
+def test_what_is_no_place_of_a_class(path: object, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (plugin_,) = named_only(monkeypatch, tmp_path, late__twice=path).plugins
+    assert plugin_.fault is not None
+    assert "which is not the name of a block and where its class is" in plugin_.fault.message
 
 
 # --- names that two claim ----------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """The command line: `composer VERB`. Exit status 0, 1 (a mistake of the user's) or 2 (usage).
 
-torch, rich and the registry are imported by the verbs that need them, and of the verbs' own modules only that of the verb
-that is asked for (`MODULES`), so that `composer check` feels instant.
+torch, rich and the registry are imported by the verbs that need them, and of the verbs' own modules only that of the
+verb that is asked for (`MODULES`), so that `composer check` feels instant.
 """
 
 from __future__ import annotations
