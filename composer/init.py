@@ -60,6 +60,7 @@ FILLS: Mapping[str, Callable[..., Any]] = {
     "trunc_normal": _trunc_normal,
     "uniform": lambda t, low=0.0, high=1.0: nn.init.uniform_(t, low, high),
     "xavier_uniform": nn.init.xavier_uniform_,
+    "xavier_uniform_flat": lambda t: nn.init.xavier_uniform_(t.flatten(1)),  # a patch is one input (MAE)
     "xavier_normal": nn.init.xavier_normal_,
     "kaiming_normal": lambda t, slope=0.0: nn.init.kaiming_normal_(t, a=slope),
     "kaiming_uniform": lambda t, slope=0.0: nn.init.kaiming_uniform_(t, a=slope),

@@ -31,8 +31,8 @@ Schema = dict[str, Any]
 DRAFT = "http://json-schema.org/draft-07/schema#"
 KINDS = ("linear", "conv", "norm")
 FILLS = (
-    "zeros", "ones", "constant", "normal", "trunc_normal", "uniform", "xavier_uniform", "xavier_normal",
-    "kaiming_normal", "kaiming_uniform", "kaiming_fan_out", "values",
+    "zeros", "ones", "constant", "normal", "trunc_normal", "uniform", "xavier_uniform",
+    "xavier_uniform_flat", "xavier_normal", "kaiming_normal", "kaiming_uniform", "kaiming_fan_out", "values",
 )  # fmt: skip
 """Kinds and fillings of `init`; a test holds them equal to `composer.init`, which needs torch to import."""
 

@@ -160,5 +160,5 @@ def test_what_needs_torch_is_exported_lazily() -> None:
 def test_exported_names() -> None:
     tree = ast.parse((CORE / "__init__.py").read_text())
     exported = {a.asname for n in tree.body if isinstance(n, ast.ImportFrom) for a in n.names}
-    assert exported | set(composer._LATER) == PUBLIC | {"parallel"}
+    assert exported | set(composer._LATER) == PUBLIC | {"parallel", "from_pretrained"}
     assert all(a.asname == a.name for n in tree.body if isinstance(n, ast.ImportFrom) for a in n.names)

@@ -183,5 +183,6 @@ def test_an_unknown_code_names_the_nearest():
     with pytest.raises(ComposerError) as caught:
         explain("BP330")
     assert "there is no code `BP330`" in str(caught.value)
-    assert "did you mean `BP30" in str(caught.value)
+    assert "did you mean `BP" in str(caught.value)
+    assert "`BP303`" in str(caught.value)
     assert "BP3xx types" in str(caught.value)

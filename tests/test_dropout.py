@@ -48,7 +48,8 @@ RATES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "deformable_detr": (DETR, DETECTOR),
     "transformer": (TRANSFORMER, ["dropout", "input_dropout"]),
 }
-"""Small parameters, and the parameters that are rates. Not vnet, two of whose rates are not parameters (test_monai)."""
+"""Small parameters, and the parameters that are rates. Not vnet, two of whose rates are not parameters (test_monai),
+nor vit_mae, which has those of vit and draws a mask."""
 
 BLOCK_RATES = [name for name, (_, rates) in RATES.items() if "drop_path" in rates and name != "nnunet:resenc"]
 
@@ -94,7 +95,7 @@ def drop_paths(network: nn.Module) -> dict[str, float]:
 
 def test_every_blueprint_with_rates_is_here() -> None:
     named = {n for n in published() if "." not in n and any("drop" in p for p in composer.load(n).params)}
-    assert named == {n.split(":")[0] for n in RATES} | {"vnet"}
+    assert named == {n.split(":")[0] for n in RATES} | {"vnet", "vit_mae"}
     for name, (_, known) in RATES.items():
         found = {p for p in composer.load(name).params if "drop" in p} - {"drop"}
         assert set(known) == (found - {"drop_path"} if name == "nnunet" else found), name  # of resenc only

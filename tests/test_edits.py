@@ -327,7 +327,7 @@ def test_a_misspelt_parameter_of_a_child(tmp_path: Path) -> None:
 def test_a_value_of_an_input_says_where_it_was_given(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["check", "unet", "size=3.5"]) == 1
     said_ = capsys.readouterr().err
-    assert "unet.yaml:22:" in said_
+    assert "unet.yaml:24:" in said_
     assert "<command line>:1:6" in said_
     assert "`size` is given here" in said_
 

@@ -359,7 +359,7 @@ def test_ejecting_twice_gives_the_same_text(vit: str) -> None:
 FILLINGS = [
     *("zeros", "ones", "constant(0.5)", "values(0.25, 0.75)", "normal", "normal(0.5)", "normal(0.25, 0.75)"),
     *("trunc_normal", "trunc_normal(0.5)", "uniform", "uniform(-0.5)", "uniform(0.25, 0.75)"),
-    *("xavier_uniform", "xavier_uniform(0.5)", "xavier_normal", "xavier_normal(0.5)"),
+    *("xavier_uniform", "xavier_uniform_flat", "xavier_uniform(0.5)", "xavier_normal", "xavier_normal(0.5)"),
     *("kaiming_normal", "kaiming_normal(0.5)", "kaiming_uniform", "kaiming_uniform(0.5)"),
     *("kaiming_fan_out", "kaiming_fan_out(0.5)"),
 ]

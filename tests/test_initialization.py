@@ -85,6 +85,12 @@ SCHEMES: dict[str, tuple[dict[str, Any], Scheme]] = {
         VIT_SMALL,
         NORMS | {"cls.token": "normal 1e-6", "position.table": "normal 0.02", "patches.*": "default"} | SMALL_LINEAR,
     ),
+    "vit_mae": (
+        {k: v for k, v in VIT_SMALL.items() if k != "classes"} | dict(decoder_dim=48, decoder_depth=1, decoder_heads=3),
+        NORMS
+        | {"cls.token": "normal 0.02", "reconstruct.unmask.token": "normal 0.02", "*position.table": "sine"}
+        | {"patches.weight": "xavier_flat 1", "*.weight": "xavier 1", "*.bias": "zeros"},
+    ),
     "swin": (SWIN_SMALL, SWIN | SMALL_LINEAR),
     "swin_unet": (CASES["swin_unet"][1] | dict(position=True), SWIN | {"head.weight": "default"} | SMALL_LINEAR),
     "glam_swin_unet": (CASES["glam_swin_unet"][1], SWIN | MEMORY | {"head.weight": "default"} | SMALL_LINEAR),
@@ -173,6 +179,8 @@ def promised(rule: str, tensor: Tensor, weight: Tensor) -> tuple[float, float, b
         return 0, 1 / sqrt(3 * fans(weight.shape)[0]), True
     if word == "uniform":  # between 0 and 1
         return 0.5, 1 / sqrt(12), True
+    if word == "xavier_flat":
+        return 0, values[0] * sqrt(2 / sum(tensor.flatten(1).shape)), True
     if word == "xavier":
         return 0, values[0] * sqrt(2 / sum(fans(tensor.shape))), True
     if word == "kaiming":
@@ -186,6 +194,8 @@ def promised(rule: str, tensor: Tensor, weight: Tensor) -> tuple[float, float, b
 def constant(rule: str, tensor: Tensor) -> Tensor | None:
     """The exact values, of rules that promise them."""
     word, *numbers = rule.split()
+    if word == "sine":  # held against transformers where weights are
+        return tensor
     if word in ("zeros", "ones", "constant"):
         return torch.full_like(tensor, {"zeros": 0.0, "ones": 1.0}.get(word) or float((numbers or [0])[0]))
     if word == "values":

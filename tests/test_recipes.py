@@ -14,7 +14,7 @@ from composer import blueprint as stage
 from composer.cli.main import run
 from composer.training.recipe import Recipe, recipe
 
-OTHERS = {"vit", "swin", "resnet", "transformer", "detr", "deformable_detr"}
+OTHERS = {"vit", "vit_mae", "swin", "resnet", "transformer", "detr", "deformable_detr"}
 """What classifies, detects or translates."""
 LIBRARY = {name: path for name, path in stage.shipped().items() if not stage.is_fragment(path)}
 NNUNET = Recipe(

@@ -121,7 +121,7 @@ def test_run_refuses_before_it_reads(
     out = tmp_path / "out.nii.gz"
     assert run(["run", "unet:volume", str(image), "-o", str(out), "--batch", "2"]) == 1
     err = capsys.readouterr().err
-    assert "error[BP706]: running `unet:volume` on this image needs 407 MB of memory, and 300 MB are free" in err
+    assert "error[BP706]: running `unet:volume` on this image needs 388 MB of memory, and 300 MB are free" in err
     assert "up.3.upsample   113 MB" in err
     for way in ("--batch 1", "size=[48,96,96]", "--force"):
         assert f"`{way}`" in err

@@ -54,6 +54,7 @@ TAPPABLE = {
     "swin_unet": ["encoder.*.blocks.*.attention", "decoder.*.block.*.attention"],
     "transformer": ["encoder.*.attention", "decoder.*.attention", "decoder.*.cross_attention"],
     "u_transformer": ["bottom", "up.*.fuse.attend"],
+    "vit_mae": ["blocks.*.attention", "reconstruct.blocks.*.attention"],
     **{n: ["stage.*.blocks.*.attention"] for n in ("segformer", "swin", "swin_unetr")},
     **{
         n: ["blocks.*.attention"] for n in ("mt_transunet", "setr", "setr_mla", "transunet", "unetr", "vit", "vit_vnet")

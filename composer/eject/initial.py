@@ -27,6 +27,7 @@ FILLS = {
     "trunc_normal": "nn.init.trunc_normal_({t}, {0:std=1.0})",
     "uniform": "nn.init.uniform_({t}, {0:a=0.0}{1:b=1.0})",
     "xavier_uniform": "nn.init.xavier_uniform_({t}, {0:gain=1.0})",
+    "xavier_uniform_flat": "nn.init.xavier_uniform_({t}.flatten(1))",
     "xavier_normal": "nn.init.xavier_normal_({t}, {0:gain=1.0})",
     "kaiming_normal": "nn.init.kaiming_normal_({t}, {0:a=0.0})",
     "kaiming_uniform": "nn.init.kaiming_uniform_({t}, {0:a=0.0})",

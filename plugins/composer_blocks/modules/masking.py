@@ -51,4 +51,5 @@ class Unmask(nn.Module):
 
     def forward(self, x: Tensor, order: Tensor) -> Tensor:
         hidden = self.token.expand(x.shape[0], order.shape[1] - x.shape[1], -1)
-        return torch.cat([x, hidden], 1).gather(1, order.expand(-1, -1, x.shape[2]))
+        place = order.long().clamp(0, order.shape[1] - 1)  # any map of one channel has the type of an order
+        return torch.cat([x, hidden], 1).gather(1, place.expand(-1, -1, x.shape[2]))
