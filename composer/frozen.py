@@ -5,7 +5,7 @@
 The library writes and compiles six methods for every class, 0.3 ms of a start, and a check of a blueprint needs eighty
 classes: a sixth of its time went there. Here the fields are found by the library, `__init__` alone is compiled, when
 it is used, and the other methods are shared; what they do is the same (`tests/test_frozen.py`), and values are made
-in half of the time. The library's `replace`, `fields` and `asdict` take such values; `replace` of this module is quicker.
+in half of the time. The library's `replace`, `fields` and `asdict` take such values; this module's is quicker.
 Only what a check imports needs this.
 """
 
