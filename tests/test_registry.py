@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import textwrap
+from importlib import metadata
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 import composer
+from composer import announced
 from composer import registry as registries
 from composer.cli.main import run
 from composer.plugins import HOOKS
@@ -433,6 +435,26 @@ def distribution(folder: Path, version: str, name: str = "doubled") -> None:
     (folder / f"{name}_module.py").write_text(
         "import composer\n@composer.hookimpl\ndef register_blueprints():\n    return ()\n"
     )
+
+
+@pytest.mark.parametrize("shadowed", [False, True])
+def test_what_is_announced_is_what_the_library_finds(
+    shadowed: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    distribution(tmp_path / "behind", "1.0")
+    monkeypatch.syspath_prepend(tmp_path / "behind")
+    if shadowed:  # the first of a name counts, also where it announces nothing
+        distribution(tmp_path / "before", "2.0")
+        (tmp_path / "before" / "doubled-2.0.dist-info" / "entry_points.txt").unlink()
+        monkeypatch.syspath_prepend(tmp_path / "before")
+    for group in ("composer", "console_scripts", "pytest11", "nobody"):
+        assert sorted(announced.entry_points(group)) == sorted(metadata.entry_points(group=group))
+    assert ("doubled" in [p.name for p in announced.entry_points("composer")]) is not shadowed
+
+
+def test_names_and_versions_are_those_of_the_library() -> None:
+    for each in metadata.distributions():
+        assert announced.name_and_version(each) == (each.metadata["Name"], each.version)
 
 
 @pytest.mark.usefixtures("_fresh")
