@@ -7,7 +7,6 @@ together. Three exceptions say whose fault it is: the user's blueprint or input 
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import field, replace
@@ -240,6 +239,8 @@ def _counted(same: list[Diagnostic]) -> Diagnostic:
 
 def nearest(word: str, candidates: Iterable[str], limit: int = 1) -> list[str]:
     """The candidates a person most likely meant, best first."""
+    import difflib  # of use to mistakes alone
+
     return difflib.get_close_matches(str(word), [str(c) for c in candidates], n=limit, cutoff=0.5)
 
 

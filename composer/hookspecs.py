@@ -11,7 +11,7 @@ The module also says `composer_api = "1"`: the version of this surface that it w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,8 +33,12 @@ hookimpl = pluggy.HookimplMarker("composer")
 
 
 @hookspec
-def register_blocks() -> Iterable[type[Block]]:
-    """Block classes, under their `name`. Importing them must not import torch."""
+def register_blocks() -> Iterable[type[Block]] | Mapping[str, str]:
+    """Block classes, under their `name`. Importing them must not import torch.
+
+    A plugin of many blocks gives names and where the classes are, `{"axial.attention": "my_plugin.axial:Attention"}`:
+    each is imported when a blueprint uses it. A fault in it is then told to those who use it.
+    """
     return ()
 
 

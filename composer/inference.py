@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import field, replace
+from dataclasses import field
 from functools import cached_property, lru_cache, partial
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from composer.addresses import is_prefix
 from composer.block import Block
 from composer.diagnostics import BlueprintError, ComposerError, Diagnostic, Label, Span, listing, once, raised_at
 from composer.dims import Dim, Size, at, product, symbols_of
-from composer.frozen import dataclass
+from composer.frozen import dataclass, replace
 from composer.graph import Body, Broken, Call, Given, Graph, GraphInput, Group, Input, Ref, Through
 from composer.layouts import Flatten, Held, Part, ToFirst, ToLast, Unflatten
 from composer.liveness import ids_of, needed

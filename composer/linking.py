@@ -10,7 +10,6 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
-from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -24,7 +23,7 @@ from composer.blueprint import Blueprint, Edit, merge_specs, replaced, without
 from composer.diagnostics import BlueprintError, Diagnostic, Label, Span, did_you_mean, listing, nearest, once
 from composer.edits import as_inline, changed
 from composer.expressions import ExpressionError
-from composer.frozen import dataclass
+from composer.frozen import dataclass, replace
 from composer.graph import (
     Body,
     Broken,

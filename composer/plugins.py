@@ -12,6 +12,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from composer import hookspecs
 from composer.block import Block
 from composer.diagnostics import Diagnostic, PluginError, did_you_mean, listing, raised_at
 from composer.frozen import dataclass
+from composer.later import Blocks, Later
 from composer.references import Reference
 from composer.replacements import Replacement
 
@@ -60,7 +62,7 @@ class Added:
     """What one plugin brings to a registry."""
 
     plugin: Plugin
-    blocks: tuple[type[Block], ...]
+    blocks: tuple[type[Block] | Later, ...]
     blueprints: tuple[Path, ...]
     passes: tuple[Any, ...]
     exporters: tuple[tuple[str, Any], ...]
@@ -72,7 +74,7 @@ def added(module: Any, plugin: Plugin) -> Added:
     plugin = replace(plugin, api=_api(module, plugin))
     functions = dict(_hooks(module, plugin))
     hooks = _Hooks(plugin, _manager(module, plugin), functions)
-    blocks = hooks.call("register_blocks", _block) or _declared(module)
+    blocks = hooks.call("register_blocks", partial(_block, plugin)) or _declared(module)
     twice = _twice(b.name for b in blocks)
     if twice:
         raise PluginError(broken(plugin, f"it registers two blocks named `{twice}`"))
@@ -85,7 +87,7 @@ def added(module: Any, plugin: Plugin) -> Added:
     if again:
         raise PluginError(broken(plugin, f"it registers two replacements of `{again}`; one can hold all options"))
     for each in renamed:
-        _check_replacement(each, {b.name: b for b in blocks}, plugin)
+        _check_replacement(each, Blocks({b.name: b for b in blocks}), plugin)
     plugin = replace(
         plugin,
         blocks=tuple(b.name for b in blocks),
@@ -172,7 +174,7 @@ class _Hooks:
         for group in getattr(self.manager.hook, name)() or [None]:  # pluggy drops a None
             if isinstance(group, (str, bytes)) or not isinstance(group, Iterable):
                 raise PluginError(broken(self.plugin, f"its hook `{name}` gives {group!r:.80}, not a list", place))
-            for item in group:
+            for item in group.items() if isinstance(group, Mapping) else group:
                 try:
                     yield check(item)
                 except (TypeError, ValueError) as fault:
@@ -180,10 +182,19 @@ class _Hooks:
                     raise PluginError(broken(self.plugin, text, place)) from None
 
 
-def _block(item: Any) -> type[Block]:
+def _block(plugin: Plugin, item: Any) -> type[Block] | Later:
+    if isinstance(item, tuple):  # of a mapping
+        return _later(plugin, *item)
     if not (isinstance(item, type) and issubclass(item, Block) and item.name):
         raise TypeError("which is not a Block class with a name")
     return item
+
+
+def _later(plugin: Plugin, name: Any, path: Any) -> Later:
+    """A block that is named, and imported when it is used."""
+    if not (isinstance(name, str) and name and isinstance(path, str) and all(path.partition(":"))):
+        raise TypeError("which is not the name of a block and where its class is, such as 'my_plugin.blocks:Axial'")
+    return Later(name, path, partial(failed, plugin))
 
 
 def _pass(item: Any) -> Any:
@@ -223,7 +234,7 @@ def _replacement(item: Any) -> Replacement:
     return item
 
 
-def _check_replacement(each: Replacement, blocks: dict[str, type[Block]], plugin: Plugin) -> None:
+def _check_replacement(each: Replacement, blocks: Blocks, plugin: Plugin) -> None:
     """What is replaced is gone, what replaces it is there, and both are this plugin's."""
     said = f"its replacement of `{each.block}`"
     if not each.to and not each.options:

@@ -18,14 +18,16 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import field, replace
 from functools import lru_cache
-from importlib.metadata import Distribution, EntryPoint, distributions, entry_points
+from importlib.metadata import Distribution, EntryPoint, distributions
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from composer.announced import entry_points, name_and_version
 from composer.block import Block
 from composer.diagnostics import BlueprintError, Diagnostic, PluginError, listing
 from composer.frozen import dataclass
+from composer.later import Blocks, held
 from composer.plugins import GROUP, Added, Plugin, added, failed
 from composer.references import Reference
 from composer.replacements import Replacement
@@ -105,7 +107,7 @@ class Registry:
         passes = claims.joined("pass", {p.name: p for p in self.passes}, {p.name: p for p in brought.passes})
         return replace(
             self,
-            blocks=claims.joined("block", self.blocks, {b.name: b for b in brought.blocks}),
+            blocks=Blocks(claims.joined("block", held(self.blocks), {b.name: b for b in brought.blocks})),
             blueprints=claims.joined("blueprint", self.blueprints, {p.stem: p for p in brought.blueprints}),
             passes=tuple(passes.values()),
             exporters=claims.joined("format", self.exporters, dict(brought.exporters)),
@@ -217,7 +219,7 @@ def _installed(only: frozenset[str] | None = None) -> Registry:
 
 
 def _distribution(point: EntryPoint) -> str:
-    return canonical(point.dist.name) if point.dist else ""
+    return canonical(name_and_version(point.dist)[0]) if point.dist else ""
 
 
 def _is_on(point: EntryPoint, only: frozenset[str] | None) -> bool:
@@ -234,7 +236,7 @@ def _unknown(name: str) -> Diagnostic:
 
 def _loaded(registry: Registry, point: EntryPoint) -> Registry:
     package = point.value.partition(":")[0].split(".")[0].strip()
-    name, version = _name_and_version(point.dist) if point.dist else (point.value, "")
+    name, version = name_and_version(point.dist) if point.dist else (point.value, "")
     plugin = Plugin(point.name, name, version, package=package)
     double = _double(plugin)
     if double is not None and canonical(plugin.distribution) != OWN:
@@ -250,12 +252,6 @@ def _loaded(registry: Registry, point: EntryPoint) -> Registry:
         return registry._without(plugin, failed(plugin, fault))
     heavy = (_heavy(plugin),) if light and "torch" in sys.modules else ()
     return registry._with(replace(plugin, seconds=time.perf_counter() - start, warnings=heavy), module)
-
-
-def _name_and_version(dist: Distribution) -> tuple[str, str]:
-    """In one look: each parses all of the metadata, which takes as long as importing a small plugin."""
-    metadata = dist.metadata
-    return metadata["Name"], metadata["Version"]
 
 
 def _heavy(plugin: Plugin) -> Diagnostic:

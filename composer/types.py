@@ -8,11 +8,10 @@ to drop one is an error that says so.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any, Literal
 
 from composer.dims import Size, at, product
-from composer.frozen import dataclass
+from composer.frozen import dataclass, replace
 
 Kind = Literal["map", "tokens", "scales", "queries", "vector", "unknown"]
 Layout = Literal["first", "last", "flat"]

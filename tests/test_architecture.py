@@ -18,7 +18,7 @@ PLUGIN = CORE.parent / "plugins" / "composer_blocks"
 PASSES = sorted(f"passes.{p.stem}" for p in (CORE / "passes").glob("*.py") if p.stem != "__init__")
 WALK = [
     *"frozen diagnostics dims types traits expressions source names addresses notation block interfaces locks replacements references hookspecs shipped".split(),
-    *"plugins registry faults folders".split(),
+    *"later plugins announced registry faults folders".split(),
     *"phrases sizes layouts blueprint graph scopes edits reaching renewing requirements origins linking liveness inference strides".split(),
     "sourcemap",
     "causes",

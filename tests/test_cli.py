@@ -316,6 +316,25 @@ def test_cold_check_imports_no_torch_and_no_networkx() -> None:
     assert done.stdout.strip().endswith("set()")
 
 
+def test_each_module_adds_the_verbs_that_are_written_beside_it() -> None:
+    """A verb is imported only when it is asked for, so that somebody has to say where it is."""
+    from composer.cli.main import MODULES, application, named
+
+    files = {p.stem for p in (Path(composer.__file__).parent / "cli").glob("*.py") if "def add_to(" in p.read_text()}
+    assert set(MODULES) == files
+    for module, verbs in MODULES.items():
+        app = application([module])
+        found = [*map(named, app.registered_commands), *(g.name for g in app.registered_groups)]
+        assert tuple(found) == verbs
+
+
+def test_a_check_imports_no_verb_but_its_own() -> None:
+    code = "import sys; from composer.cli.main import run; run(['check', 'vit']); print(*(m for m in sys.modules if m.startswith('composer.cli.')))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    mine = {"composer.cli.main", "composer.cli.common", "composer.cli.checking"}
+    assert set(done.stdout.splitlines()[-1].split()) == mine
+
+
 def test_completion_knows_names_presets_blocks_and_codes() -> None:
     from composer.cli import common
 

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import pytest
 
 from composer.frozen import dataclass as ours
+from composer.frozen import replace as quick
 
 
 def family(dataclass: Any) -> tuple[Any, Any, Any]:
@@ -88,3 +89,22 @@ def test_pickled_and_compared_by_one_value() -> None:
     assert pickle.loads(pickle.dumps(One(2.0))) == One(2.0)
     assert One(nan) == One(nan)  # as of the library: a tuple holds the same object
     assert One(nan) != One(float("nan"))
+
+
+def test_ours_replaces_as_the_library_does() -> None:
+    base, child, _ = family(ours)
+    value = base(3, hidden="y")
+    assert value.twice == 6
+    for changes in ({}, {"a": 7}, {"b": (2,), "made": [1]}):
+        new = quick(value, **changes)
+        assert (type(new), vars(new)) == (base, vars(replace(value, **changes)))
+    assert quick(value, a=7).twice == 14
+    assert vars(quick(child(1), c=5)) == vars(replace(child(1), c=5))
+    with pytest.raises(TypeError, match="has no field 'd'"):
+        quick(value, d=1)
+
+
+def test_a_signature_is_known_before_the_first_value() -> None:
+    base, child, _ = family(ours)
+    assert list(inspect.signature(child).parameters) == ["a", "b", "made", "hidden", "c"]
+    assert child(1).a == base(1).a

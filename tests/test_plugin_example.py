@@ -85,7 +85,11 @@ def test_the_host_knows_everything_it_adds(installed: tuple[Environment, Path]) 
             "COMP_WORDS": " ".join(["composer", *arguments]),
             "COMP_CWORD": "2",
         }
-        command = [environment.python, "-c", "from composer.cli.main import app; app(prog_name='composer')"]
+        command = [
+            environment.python,
+            "-c",
+            "from composer.cli.main import application; application()(prog_name='composer')",
+        ]
         assert word in environment.run(command, work, **shell).stdout
 
 

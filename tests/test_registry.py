@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import textwrap
+from importlib import metadata
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 import composer
+from composer import announced
 from composer import registry as registries
 from composer.cli.main import run
 from composer.plugins import HOOKS
@@ -40,7 +42,7 @@ def plugin_file(folder: Path, name: str = "my.twice", text: str = MINE) -> Path:
 
 def point(name: str, module: object, dist: str, version: str = "1.0") -> EntryPoint:
     """An entry point of a distribution that is not installed."""
-    distribution = SimpleNamespace(name=dist, metadata={"Name": dist, "Version": version})
+    distribution = SimpleNamespace(read_text=lambda file: f"Name: {dist}\nVersion: {version}\n" * (file == "METADATA"))
     made = SimpleNamespace(name=name, value=name, dist=distribution)
     made.load = module if callable(module) else lambda: module
     return made  # type: ignore[return-value]
@@ -226,9 +228,69 @@ def test_declarations_are_checked_when_the_class_is_defined() -> None:
 
 
 def test_importing_composer_and_its_blocks_does_not_import_torch() -> None:
-    code = "import composer, sys; composer.Registry.discover(); composer.load('vit').check(); print('torch' in sys.modules)"
+    code = "import composer, sys; composer.Registry.discover(); composer.load('vit').check(); dict(composer.Registry.discover().blocks); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+# --- blocks that are only named ----------------------------------------------------------------------------------
+
+
+LATER = """\
+import composer
+
+class Twice(composer.Block):
+    name = "late.twice"
+    shape = "batch tokens dim -> batch tokens dim"
+    def build(self, dim: int): ...
+"""
+
+
+def named_only(monkeypatch: pytest.MonkeyPatch, folder: Path, text: str = LATER, **blocks: object) -> Registry:
+    """A plugin that gives a mapping, with the module `later_here` of this text."""
+    (folder / "later_here.py").write_text(text)
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.delitem(sys.modules, "later_here", raising=False)
+    given = {k.replace("__", "."): v for k, v in blocks.items()}
+    return discovered(monkeypatch, point("late", bringing(blocks=given), "late-plugin"))
+
+
+def test_a_block_that_is_only_named_is_imported_when_it_is_used(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    found = named_only(monkeypatch, tmp_path, late__twice="later_here:Twice")
+    assert set(found.blocks) == {"late.twice"}
+    assert found.plugins[0].blocks == ("late.twice",)
+    assert "later_here" not in sys.modules
+    assert found.blocks.get("late.once") is None
+    assert found.blocks["late.twice"].name == "late.twice"
+    assert found.blocks["late.twice"] is sys.modules["later_here"].Twice
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "message"),
+    [
+        ("1 / 0", "later_here:Twice", "ZeroDivisionError: division by zero"),
+        ("import sys; sys.exit(3)", "later_here:Twice", "it ends the program"),
+        (LATER, "later_here:Thrice", "has no attribute 'Thrice'"),
+        (LATER.replace("late.twice", "other"), "later_here:Twice", "is not a Block class named `late.twice`"),
+        (LATER, "nowhere_here:Twice", "No module named 'nowhere_here'"),
+    ],
+)
+def test_a_fault_in_it_is_its_plugins(
+    text: str, path: str, message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    found = named_only(monkeypatch, tmp_path, text, late__twice=path)
+    with pytest.raises(composer.PluginError, match=r"BP601.*the plugin `late` \(late-plugin 1.0\)") as caught:
+        found.blocks["late.twice"]
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("path", ["later_here", "later_here:", ":Twice", 3])
+def test_what_is_no_place_of_a_class(path: object, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (plugin_,) = named_only(monkeypatch, tmp_path, late__twice=path).plugins
+    assert plugin_.fault is not None
+    assert "which is not the name of a block and where its class is" in plugin_.fault.message
 
 
 # --- names that two claim ----------------------------------------------------------------------------------------
@@ -373,6 +435,26 @@ def distribution(folder: Path, version: str, name: str = "doubled") -> None:
     (folder / f"{name}_module.py").write_text(
         "import composer\n@composer.hookimpl\ndef register_blueprints():\n    return ()\n"
     )
+
+
+@pytest.mark.parametrize("shadowed", [False, True])
+def test_what_is_announced_is_what_the_library_finds(
+    shadowed: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    distribution(tmp_path / "behind", "1.0")
+    monkeypatch.syspath_prepend(tmp_path / "behind")
+    if shadowed:  # the first of a name counts, also where it announces nothing
+        distribution(tmp_path / "before", "2.0")
+        (tmp_path / "before" / "doubled-2.0.dist-info" / "entry_points.txt").unlink()
+        monkeypatch.syspath_prepend(tmp_path / "before")
+    for group in ("composer", "console_scripts", "pytest11", "nobody"):
+        assert sorted(announced.entry_points(group)) == sorted(metadata.entry_points(group=group))
+    assert ("doubled" in [p.name for p in announced.entry_points("composer")]) is not shadowed
+
+
+def test_names_and_versions_are_those_of_the_library() -> None:
+    for each in metadata.distributions():
+        assert announced.name_and_version(each) == (each.metadata["Name"], each.version)
 
 
 @pytest.mark.usefixtures("_fresh")

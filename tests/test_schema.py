@@ -136,7 +136,7 @@ def test_every_reference_leads_somewhere():
 
 
 def test_equal_registries_give_equal_text_whatever_the_order():
-    backwards = Registry.of(*reversed(REGISTRY.blocks.values()))
+    backwards = Registry.of(*reversed(list(REGISTRY.blocks.values())))
     assert json.dumps(schema(REGISTRY)) == json.dumps(SCHEMA) == json.dumps(schema(backwards))
 
 

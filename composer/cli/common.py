@@ -13,7 +13,7 @@ import typer
 
 from composer.compose import Blueprint, uncollected
 from composer.diagnostics import Diagnostic
-from composer.registry import Registry
+from composer.registry import ALLOWED, Registry
 
 
 def complete_blueprint(incomplete: str) -> list[str]:
@@ -56,6 +56,11 @@ Without = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="For machines.")]
 
+
+NO_PLUGINS = (
+    "Load no installed plugins. What Composer's own distribution brings, the shipped blocks, stays. "
+    f"The environment variable {ALLOWED}=a,b loads only those named."
+)
 
 ONLY: ContextVar[tuple[str, ...] | None] = ContextVar("ONLY", default=None)
 """The plugins that the command may load beside Composer's own; None leaves it to the environment."""

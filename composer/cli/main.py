@@ -1,6 +1,7 @@
 """The command line: `composer VERB`. Exit status 0, 1 (a mistake of the user's) or 2 (usage).
 
-torch, rich and the registry are imported by the verbs that need them, so that `composer check` feels instant.
+torch, rich and the registry are imported by the verbs that need them, and of the verbs' own modules only that of the
+verb that is asked for (`MODULES`), so that `composer check` feels instant.
 """
 
 from __future__ import annotations
@@ -9,49 +10,43 @@ import gc
 import json
 import os
 import sys
-from copy import copy
+from collections.abc import Iterable
+from importlib import import_module
 from typing import Annotated, Any
 
 import typer
 
-from composer.cli import (
-    benching,
-    building,
-    changing,
-    checking,
-    common,
-    costing,
-    ejecting,
-    exporting,
-    listing,
-    locking,
-    nnunet,
-    plugins,
-    predicting,
-    pretraining,
-    running,
-    searching,
-    starting,
-    training,
-)
+from composer.cli import common
 from composer.diagnostics import ComposerError
 
 USAGE: Any = typer.BadParameter.__mro__[2]
 """The root of typer's own complaints; where it lives differs between versions of typer."""
 
-app = typer.Typer(
-    name="composer",
-    no_args_is_help=True,
-    invoke_without_command=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+MODULES = {
+    "listing": ("list", "blocks", "explain", "schema"),
+    "plugins": ("plugins",),
+    "starting": ("new",),
+    "checking": ("check", "sizes", "show"),
+    "costing": ("cost",),
+    "building": ("weights",),
+    "running": ("run",),
+    "benching": ("bench",),
+    "training": ("train",),
+    "pretraining": ("pretrain",),
+    "predicting": ("predict", "evaluate"),
+    "searching": ("search",),
+    "changing": ("diff", "fmt"),
+    "locking": ("lock",),
+    "exporting": ("export",),
+    "ejecting": ("eject",),
+    "nnunet": ("nnunet",),
+}
+"""The modules of `composer.cli` and the verbs that each adds, in the order of the help."""
 
 
-@app.callback()
 def version(
     show: Annotated[bool, typer.Option("--version", is_eager=True, help="The version, and nothing else.")] = False,
-    no_plugins: Annotated[bool, typer.Option("--no-plugins", help=plugins.NO_PLUGINS)] = False,
+    no_plugins: Annotated[bool, typer.Option("--no-plugins", help=common.NO_PLUGINS)] = False,
 ) -> None:
     """Networks of medical imaging as short YAML blueprints."""
     common.ONLY.set(() if no_plugins else None)
@@ -62,23 +57,19 @@ def version(
         raise typer.Exit()
 
 
-listing.add_to(app)
-plugins.add_to(app)
-starting.add_to(app)
-checking.add_to(app)
-costing.add_to(app)
-building.add_to(app)
-running.add_to(app)
-benching.add_to(app)
-training.add_to(app)
-pretraining.add_to(app)
-predicting.add_to(app)
-searching.add_to(app)
-changing.add_to(app)
-locking.add_to(app)
-exporting.add_to(app)
-ejecting.add_to(app)
-nnunet.add_to(app)
+def application(modules: Iterable[str] = MODULES) -> typer.Typer:
+    """The command with the verbs of these modules, which are imported now."""
+    app = typer.Typer(
+        name="composer",
+        no_args_is_help=True,
+        invoke_without_command=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(version)
+    for module in modules:
+        import_module(f"composer.cli.{module}").add_to(app)
+    return app
 
 
 def main() -> None:
@@ -124,14 +115,19 @@ def run(arguments: list[str]) -> int:
 
 
 def narrowed(arguments: list[str]) -> typer.Typer:
-    """The app with just the verb that is asked for: typer would take as long for all verbs as a check takes."""
+    """The command with just the verb that is asked for: the others would take as long to import, and typer as long to
+    read, as a check takes. Where it is none of them, the command with all."""
     word = next((a for a in arguments if not a.startswith("-")), "")
-    found = [c for c in app.registered_commands if c.callback and (c.name or c.callback.__name__) == word]
-    if not found:
-        return app
-    small = copy(app)
-    small.registered_commands, small.registered_groups = found, []
-    return small
+    modules = [module for module, verbs in MODULES.items() if word in verbs]
+    app = application(modules or MODULES)
+    if modules:
+        app.registered_commands = [c for c in app.registered_commands if named(c) == word]
+    return app
+
+
+def named(command: typer.models.CommandInfo) -> str:
+    """The verb: the name that it was given, or that of its function."""
+    return command.name or str(getattr(command.callback, "__name__", ""))
 
 
 def report(fault: ComposerError, as_json: bool) -> None:

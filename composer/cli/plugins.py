@@ -9,12 +9,7 @@ import typer
 from composer.cli import common
 from composer.cli.listing import table
 from composer.plugins import Plugin
-from composer.registry import ALLOWED, Registry, clash
-
-NO_PLUGINS = (
-    "Load no installed plugins. What Composer's own distribution brings, the shipped blocks, stays. "
-    f"The environment variable {ALLOWED}=a,b loads only those named."
-)
+from composer.registry import Registry, clash
 
 
 def add_to(app: typer.Typer) -> None:

@@ -159,6 +159,3 @@ class Dropout(Block):
 
         whole = {1: nn.Dropout1d, 2: nn.Dropout2d, 3: nn.Dropout3d}
         return whole[rank](self.rate) if self.channels else nn.Dropout(self.rate)
-
-
-BLOCKS = (ReLU, GELU, SiLU, ELU, Sigmoid, Tanh, Softplus, Softmax, LeakyReLU, PReLU, Dropout)

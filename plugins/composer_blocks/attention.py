@@ -23,7 +23,6 @@ from composer import (
 from composer_blocks.activations import Dropout
 from composer_blocks.convolution import Linear
 from composer_blocks.parts import Add, OneHead, Turn
-from composer_blocks.resampling import Resize
 
 
 def check_heads(rule: Rule, channels: int, heads: int) -> None:
@@ -165,6 +164,8 @@ class MultiheadAttention(Block):
             q, k = self._turned(net, "query", q), self._turned(net, "key", k)
         y = self._attended(net, q, k, v, mask)
         if net.has("query_pool"):
+            from composer_blocks.resampling import Resize
+
             y = net.add("resize", Resize(), y, x)
         if self.out:
             width = value.type.channels if value is not None else x.type.channels
@@ -347,6 +348,3 @@ class WindowAttention(Block):
             scale=self.scale,
             dropout=self.dropout,
         )
-
-
-BLOCKS = (MultiheadAttention, WindowAttention)

@@ -99,6 +99,3 @@ class Linear(Block):
         from torch import nn
 
         return nn.Linear(x.channels, width(x.channels, self.out, self.ratio), bias=self.bias)
-
-
-BLOCKS = (Conv, Linear)

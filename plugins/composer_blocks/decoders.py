@@ -24,6 +24,3 @@ class DecoderStage(Block):
         if skip is not None and net.has("fuse"):
             y = net.slot("fuse", x=up, deep=x, **given)
         return net.slot("block", x=y, up=up, deep=x, **given)
-
-
-BLOCKS = (DecoderStage,)

@@ -149,6 +149,3 @@ class DeformableAttention(Block):
         known = {"xyz": (2, 3), "dwh_as_xyz": (3,)}[self.axes]
         text = f"`axes: {self.axes}` samples maps of {' or '.join(map(str, known))} axes, not {source}"
         return net.need(source.rank in known, text, "BP302")
-
-
-BLOCKS = (DeformableAttention,)

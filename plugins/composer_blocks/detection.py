@@ -61,6 +61,3 @@ class BoxHead(Block):
     def compose(self, net: Scope, x: Value, reference: Value | None = None) -> Any:
         y = net.add("boxes", Boxes(eps=self.eps), net.slot("mlp", x=x), reference=reference)
         return {"boxes": y, "reference": net.add("reference", Constant(), y)}
-
-
-BLOCKS = (BoxHead,)

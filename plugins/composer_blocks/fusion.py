@@ -115,6 +115,3 @@ class Product(Fusion):
         from composer_blocks.modules.fusion import Product as Module
 
         return Module(self.fit, layout)
-
-
-BLOCKS = (Concat, Sum, Product)

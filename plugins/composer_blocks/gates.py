@@ -28,6 +28,3 @@ class AdditiveGate(Block):
 
     def _resized(self, net: Scope, name: str, x: Value, like: Value) -> Value:
         return x if x.type.grid == like.type.grid else net.add(name, Resize(), x, like)
-
-
-BLOCKS = (AdditiveGate,)

@@ -67,6 +67,3 @@ class LinearAttention(Block):
         parts = net.add("query", made, queries), net.add("key", made, keys), net.add("value", made, source)
         y = net.add("attend", AttendLinear(heads=self.heads, eps=self.eps), *parts, mask=mask)
         return net.add("project", Linear(out=x.type.channels, bias=self.bias), y)
-
-
-BLOCKS = (LinearAttention,)

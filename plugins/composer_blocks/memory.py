@@ -137,6 +137,3 @@ class Cells(Block):
 
         crop, volume = self.crop[-2:], self.volume[-2:]
         return Module(self.grid, crop, volume, self.past_the_end == "last", self.per_cell, self.seen_of == "official")
-
-
-BLOCKS = (GlobalTokens, VolumeTokens, Cells)

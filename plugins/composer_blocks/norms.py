@@ -93,6 +93,3 @@ class GroupNorm(Block):
         from torch import nn
 
         return nn.GroupNorm(self._groups(x), x.channels, eps=self.eps, affine=self.affine)
-
-
-BLOCKS = (LayerNorm, BatchNorm, InstanceNorm, GroupNorm)

@@ -230,6 +230,3 @@ class RotaryPosition(Block):
 def _cells(x: Type) -> tuple[int, ...]:
     """The grid of a window, which is known."""
     return tuple(n for n in x.grid if isinstance(n, int))
-
-
-BLOCKS = (LearnedPosition, SinePosition, RotaryPosition, RelativePosition)

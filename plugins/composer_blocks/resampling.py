@@ -253,6 +253,3 @@ class Merge(Block):
         out = round(x.type.channels * (self.ratio or 0.5))
         x = net.add("expand", Linear(out=out * self.factor**net.rank, bias=self.bias), x)
         return net.slot("norm", x=net.add("spread", Spread(factor=self.factor), x))
-
-
-BLOCKS = (MaxPool, AveragePool, Resize, Pad, RepeatChannels, Merge)

@@ -102,6 +102,3 @@ class FlattenScales(Block):
         return all(
             net.equal(a, b, text) for t, m in zip(x, mask, strict=True) for a, b in zip(t.grid, m.grid, strict=True)
         )
-
-
-BLOCKS = (FlattenScales,)

@@ -142,6 +142,3 @@ class ResidualBlock(Block):
         if self.drop_path:
             y = net.add("drop_path", DropPath(rate=self.drop_path), y)
         return net.slot("act", x=net.add("sum", Add(), net.slot("weigh", x=y), short))
-
-
-BLOCKS = (MLP, TransformerBlock, ResidualBlock)

@@ -34,6 +34,3 @@ class PatchTokenizer(Block):
             remainder=self.remainder,
         )  # fmt: skip
         return net.slot("norm", x=net.add("", leaf, x))
-
-
-BLOCKS = (PatchTokenizer,)

@@ -215,6 +215,3 @@ class Unmask(Block):
         from composer_blocks.modules.masking import Unmask as Module
 
         return Module(x.channels, self.std)
-
-
-BLOCKS = (Prepend, Drop, Take, Learned, Mask, Unmask)
