@@ -19,13 +19,24 @@ from typing import Any
 
 import torch
 
-import composer
-from composer.bench.rivals import references, rival
+from composer.bench import Case
+from composer.bench.rivals import rival
 
-NAMES = (
-    "vit", "swin", "segformer:b2", "detr", "deformable_detr", "transformer:torch", "unetr", "swin_unetr:f24", "vnet",
-    "attention_unet_monai", "unet",
-)  # fmt: skip
+NETWORKS: dict[str, tuple[str, ...]] = {
+    "vit": (),
+    "swin": (),
+    "segformer:b2": (),
+    "detr": (),
+    "deformable_detr": (),
+    "transformer:torch": (),
+    "unetr": (),
+    "swin_unetr:f24": (),
+    "vnet": (),
+    "attention_unet_monai": (),
+    "unet": ("widths=[32,32,64,128,256]",),
+}
+"""Blueprints that have a reference, with the parameters that it has."""
+
 ROW = "{:<22}{:>9}{:>9}{:>9}{:>12}{:>8}".format
 
 
@@ -38,17 +49,16 @@ def spent(work: Callable[[], Any]) -> float:
 
 def building(name: str, rounds: int) -> str:
     """A row of the table."""
-    blueprint = composer.load(name)
-    other = rival("", blueprint)
+    case = Case(name, overrides=NETWORKS[name])
+    blueprint = case.loaded()
     works = {
         "build": blueprint.build,
-        "whole": lambda: composer.load(name).build(),
+        "whole": lambda: case.loaded().build(),
         "meta": lambda: blueprint.build("meta"),
-        "theirs": other.make,
+        "theirs": rival("", blueprint).make,
     }
-    for work in works.values():
-        work()
-    least = {k: min(spent(work) for _ in range(rounds)) for k, work in works.items()}
+    turns = [{k: spent(work) for k, work in works.items()} for _ in range(rounds + 1)][1:]
+    least = {k: min(turn[k] for turn in turns) for k in works}
     return ROW(name, *(f"{least[k]:.0f}" for k in works), f"{least['build'] / least['theirs']:.2f}")
 
 
@@ -70,6 +80,7 @@ def _cold(words: Sequence[str], environment: dict[str, str]) -> float:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", action="append", choices=NETWORKS, help="one network, repeatable")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -77,9 +88,8 @@ def main() -> None:
     python, checked = cold(["-c", "pass"], ["-c", check])
     print(f"composer check vit: {checked - python:.0f} ms beyond Python's own start of {python:.0f}; at most 150\n")
     print(ROW("milliseconds", "build", "whole", "meta", "reference", "ratio"))
-    for name in NAMES:
-        if references(composer.load(name)):
-            print(building(name, options.rounds), flush=True)
+    for name in options.only or NETWORKS:
+        print(building(name, options.rounds), flush=True)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from composer.figures import Cost
     from composer.module import Network
     from composer.plans import MemoryPlan
+    from composer.prepared import Preparing
 
 Grids = Sequence[int] | Mapping[str, Sequence[int]]
 """The size of the first input, or sizes of inputs by name."""
@@ -181,6 +182,9 @@ class Blueprint(stage.Blueprint):
     ) -> Network:
         """The network: a plain `torch.nn.Module` whose `state_dict` keys are node addresses.
 
+        Its modules and weights are made. What its passes prepare for evaluation follows at the first call that has use
+        for it, or at `Network.prepare`.
+
         `checkpoint` names nodes that training computes again instead of keeping (`Network.checkpoint`). `without` names
         passes that are left out, or is `all`. Weights that do not fit into the memory of the device are refused before
         they are made (BP706), unless `force` is given.
@@ -196,9 +200,9 @@ class Blueprint(stage.Blueprint):
         from composer.module import build
 
         with uncollected():
-            program = self.optimized((*_words(without), *(plan.without if plan else ())))
+            program, prepare = self._staged((*_words(without), *(plan.without if plan else ())))
             watch = None if force else Budget(self, program, device, weights).watch
-            network = build(program, device, watch)
+            network = build(program, device, watch, prepare)
         if weights is not None:
             from composer.weights import load_file, load_into
 
@@ -275,6 +279,14 @@ class Blueprint(stage.Blueprint):
         program = self.check(**shapes)
         with faults.named(self.files):
             return optimize(program, self.registry.passes, _words(without))
+
+    def _staged(self, without: Sequence[str]) -> tuple[Program, Preparing]:
+        """The program whose modules are made, and what prepares it afterwards."""
+        from composer.passes import staged
+
+        program = self.check()
+        with faults.named(self.files):
+            return staged(program, self.registry.passes, without)
 
     def cost(
         self,

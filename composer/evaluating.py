@@ -26,6 +26,9 @@ from composer.locality import trimmed
 from composer.prepared import Prepared
 
 Home = tuple[Mapping[str, Any], str]
+Watched = tuple[Mapping[str, Any], str, Any]
+"""Where a module is found, and of which class it was built."""
+
 _WITH_ADDRESS = (Tensor, nn.Parameter)
 
 
@@ -34,15 +37,23 @@ class Evaluated:
 
     step     what it stands for and how
     homes    where the modules of the parts are found
-    guards   where the modules are found that must be as they were built, besides
+    watched  the modules of the parts, which must be as they were built
+    guards   other modules that must be
     plain    the parts on all values
     """
 
-    def __init__(self, step: Prepared, homes: Sequence[Home], guards: Sequence[Home], plain: Callable[..., Any]):
+    def __init__(
+        self,
+        step: Prepared,
+        homes: Sequence[Home],
+        watched: Sequence[Watched],
+        guards: Sequence[Watched],
+        plain: Callable[..., Any],
+    ):
         self.address, self.by, self.takes = step.address, step.by, len(step.inputs)
         self.span = next((part.span for part in step.parts if part.address == step.address), None)
         self.kernel, self.homes, self.plain = step.kernel(), list(homes), plain
-        self.watched, self.guarded = _modules(homes), _modules(guards)
+        self.watched, self.guarded = watched, guards
         self.kept: tuple[list[Tensor], list[Any], Any] | None = None
 
     def __call__(self, *values: Any) -> Any:
@@ -89,7 +100,7 @@ class Evaluated:
             raise PluginError(Diagnostic("BP611", text, self.span, notes=notes, help=help)) from fault
 
     @staticmethod
-    def _as_built(watched: Sequence[tuple[Mapping[str, Any], str, Any]], training: bool = False) -> bool:
+    def _as_built(watched: Sequence[Watched], training: bool = False) -> bool:
         """Whether modules are of the class that was built, in the right mode, and nobody listens to their calls."""
         for home, name, kind in watched:
             module = home[name]
@@ -109,13 +120,13 @@ class Evaluated:
         return {**self.__dict__, "kept": None}
 
 
-def _modules(homes: Sequence[Home]) -> list[tuple[Mapping[str, Any], str, type]]:
+def modules_in(homes: Sequence[Home]) -> list[Watched]:
     """Where the modules are found, those inside them too, and of which class they are."""
-    found: list[tuple[Mapping[str, Any], str, type]] = []
+    found: list[Watched] = []
     for home, name in homes:
         module = home[name]
         if isinstance(module, nn.Module):
-            found += [(home, name, type(module)), *_modules([(module._modules, child) for child in module._modules])]
+            found += [(home, name, type(module)), *modules_in([(module._modules, child) for child in module._modules])]
     return found
 
 

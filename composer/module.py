@@ -11,7 +11,9 @@ import os
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from functools import partial
+from copy import copy
+from functools import cached_property, partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -23,12 +25,12 @@ from composer.attention import Taps, tapped, together
 from composer.beginning import begin, begun
 from composer.diagnostics import BlueprintError, Diagnostic, PluginError, listing, nearest, raised_at
 from composer.dims import Size, symbols_of
-from composer.evaluating import Evaluated, Home, Trained, following, recording
+from composer.evaluating import Evaluated, Home, Trained, Watched, following, modules_in, recording
 from composer.fitting import Fit, fit, grids_of
 from composer.inference import Program, ProgramInput, ProgramOutput, Step, is_move
 from composer.kernels import tensors_of
 from composer.liveness import ids_of, needed
-from composer.prepared import AnyStep, Prepared, at_evaluation, at_training
+from composer.prepared import AnyStep, Prepared, Preparing, at_evaluation, at_training
 from composer.pretrained import save
 from composer.segments import Segment, owners, segments
 from composer.sizes import Constraint, violations
@@ -58,10 +60,13 @@ class InputError(BlueprintError, ValueError):
     """What was fed to a network does not fit it."""
 
 
-def build(program: Program, device: Any = None, watch: Watch | None = None) -> Network:
-    """The network of a program, initialized as its blueprint says. A `watch` hears of what its modules ask of torch."""
+def build(
+    program: Program, device: Any = None, watch: Watch | None = None, prepare: Preparing | None = None
+) -> Network:
+    """The network of a program, initialized as its blueprint says. A `watch` hears of what its modules ask of torch;
+    `prepare` are passes that are left for when evaluation, or training, first has use for them."""
     with torch.device(device) if device is not None else nullcontext():
-        return begun(lambda: Network(program), program.graph.blueprint.init, watch)
+        return begun(lambda: Network(program, prepare), program.graph.blueprint.init, watch)
 
 
 def built(step: Step, env: Mapping[str, int]) -> Any:
@@ -90,7 +95,7 @@ class Network(nn.Module):
     blueprint: Blueprint
     memory_plan: MemoryPlan | None = None
 
-    def __init__(self, program: Program):
+    def __init__(self, program: Program, prepare: Preparing | None = None):
         super().__init__()
         self.blueprint = program.graph.blueprint
         self.inputs: tuple[ProgramInput, ...] = program.inputs
@@ -102,23 +107,15 @@ class Network(nn.Module):
         self._optional = [k for k, i in enumerate(program.inputs) if i.optional]
         parts: dict[str, Home] = {}
         self._plans: dict[tuple[bool, ...], _Plan] = {}
-        self._prepared: dict[tuple[bool, ...], _Plan] = {}
-        self._trained: dict[tuple[bool, ...], _Plan] = {}
+        self._later: _Later | None = _Later(program, prepare)
         for given, each in {frozenset[str](): program, **program.alternatives}.items():
             parts = {address: home for address, home in parts.items() if not is_move(address)}
             for step in each.steps:
                 if step.module not in parts:
                     parts[step.module] = self._built(step, each.built)
             present = [program.inputs[k].name in given for k in self._optional]
-            for training in (False, True):
-                outputs = [o for o in each.outputs if training or not o.training]
-                self._plans[training, *present] = _Plan(each, _live(each, outputs), parts, outputs)
-            steps = at_evaluation(each)
-            if any(isinstance(s, Prepared) for s in steps):
-                self._prepared[tuple(present)] = _Plan(each, steps, parts, [o for o in each.outputs if not o.training])
-            steps = at_training(each)
-            if any(isinstance(s, Prepared) for s in steps):
-                self._trained[tuple(present)] = _Plan(each, steps, parts, each.outputs)
+            self._plans[False, *present], self._plans[True, *present] = _plans_of(each, parts)
+            self._later.stand(given, tuple(present), parts)
         ran = {a for plan in self._plans.values() for a in plan.addresses}
         self._attentions = [n for n in attentions(program) if n.leaf in ran]
         self._taps: tuple[Taps, ...] = ()
@@ -126,6 +123,16 @@ class Network(nn.Module):
         for plan in (*self._plans.values(), *self._prepared.values()) if self.blueprint.tap else ():
             plan.__dict__ |= tapped(plan, dict.fromkeys(fitting(self._attentions, self.blueprint.tap))).__dict__
             plan.shown = plan.taps
+
+    @cached_property
+    def _prepared(self) -> dict[tuple[bool, ...], _Plan]:
+        """What runs at evaluation while no gradients are recorded, where passes prepared anything."""
+        return self._later.evaluated() if self._later else {}
+
+    @cached_property
+    def _trained(self) -> dict[tuple[bool, ...], _Plan]:
+        """What runs in training, where passes prepared anything."""
+        return self._later.trained() if self._later else {}
 
     def initialize(self) -> Self:
         """First values for every tensor, as `build` gives them: for a network that was built on `meta` and given memory
@@ -198,13 +205,12 @@ class Network(nn.Module):
     def _plan(self, given: Sequence[Tensor | None]) -> _Plan:
         """The steps for these inputs: prepared ones, where nobody follows what happens."""
         present = tuple([given[k] is not None for k in self._optional])
-        plans, evaluated = self._tapped or (self._plans, self._prepared)
-        trained = {} if self._tapped else self._trained
-        plain, prepared = plans[self.training, *present], (trained if self.training else evaluated).get(present)
-        if prepared is None:
+        plain = (self._tapped or (self._plans,))[0][self.training, *present]
+        if following() or plain.segments if self.training else recording():
             return plain
-        followed = following() or plain.segments if self.training else recording()
-        return plain if followed else prepared
+        if self._tapped:
+            return plain if self.training else self._tapped[1].get(present, plain)
+        return (self._trained if self.training else self._prepared).get(present, plain)
 
     def tap(self, *patterns: str, queries: Sequence[int] | Mapping[str, Sequence[int]] | None = None) -> Taps:
         """Look into attention: from now on the nodes that patterns name (`encoder.*.attention`) also give their
@@ -246,8 +252,9 @@ class Network(nn.Module):
         return {axis: size for axes, shape in pairs for axis, size in zip(axes, shape, strict=False)}
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy or a pickle is not tapped."""
-        return {**self.__dict__, "_taps": (), "_tapped": None}
+        """A copy or a pickle is not tapped, and has its plans."""
+        ready = {"_prepared": self._prepared, "_trained": self._trained, "_later": None}
+        return {**self.__dict__, **ready, "_taps": (), "_tapped": None}
 
     def prepare(self) -> list[Tensor]:
         """Derive now what evaluation keeps beside the weights, such as folded ones, and give these tensors. Without it
@@ -264,7 +271,7 @@ class Network(nn.Module):
                     yield call
 
     def _forget(self) -> None:
-        for step in self._evaluated():
+        for step in self._evaluated() if "_prepared" in self.__dict__ else ():
             step.forget()
 
     def train(self, mode: bool = True) -> Self:
@@ -383,8 +390,7 @@ def callables(network: Network) -> dict[str, Callable[..., Any]]:
 
 def regroup(network: Network, change: Callable[[_Plan], None]) -> None:
     """Change the plans for good. From then on evaluation runs what training does: nothing is prepared for it."""
-    network._prepared.clear()
-    network._trained.clear()
+    network._prepared, network._trained, network._later = {}, {}, None
     for plan in network._plans.values():
         change(plan)
 
@@ -439,12 +445,13 @@ class _Plan:
         steps: Sequence[AnyStep],
         built: Mapping[str, Home],
         outputs: Sequence[ProgramOutput],
+        watched: Mapping[str, Sequence[Watched]] = MappingProxyType({}),
     ):
         self.wanted = wanted = [i for o in outputs for i in ids_of(o.ids)]
         self.constraints = program.constraints
         self.inputs = [i.id for i in program.inputs]
         self.size = len(program.values)
-        self.calls = _calls(steps, built, wanted)
+        self.calls = _calls(steps, built, wanted, watched)
         self.addresses = [s.address for s in steps]
         self.segments: list[Segment] = []
         self.taps: dict[str, int] = {}
@@ -454,6 +461,12 @@ class _Plan:
         self.outputs = [(o.name, o.ids) for o in outputs]
         self.grids = grids_of(program.values, wanted)
         self.single = len(program.outputs) == 1
+
+    def twin(self) -> _Plan:
+        """The same plan for another mode; what is set in one is not set in the other."""
+        other = copy(self)
+        other.calls, other.segments = [*self.calls], []
+        return other
 
     def run(self, given: Sequence[Tensor | None]) -> list[Any]:
         slots: list[Any] = [None] * self.size
@@ -472,15 +485,63 @@ class _Plan:
         return {**made, KEY: {a: slots[k] for a, k in self.shown.items()}} if self.shown else made
 
 
+class _Later:
+    """What is prepared when it is asked for: the passes that do so, and the modules as they were built, which a user
+    may have replaced until then."""
+
+    def __init__(self, program: Program, prepare: Preparing | None):
+        self.unprepared, self.prepare = program, prepare
+        self.standing: list[tuple[frozenset[str], tuple[bool, ...], dict[str, Home], dict[str, list[Watched]]]] = []
+
+    def stand(self, given: frozenset[str], present: tuple[bool, ...], parts: dict[str, Home]) -> None:
+        """Hear of the modules that run where these optional inputs are given."""
+        self.standing.append((given, present, parts, {a: modules_in([home]) for a, home in parts.items()}))
+
+    @cached_property
+    def program(self) -> Program:
+        return self.prepare(self.unprepared) if self.prepare else self.unprepared
+
+    def evaluated(self) -> dict[tuple[bool, ...], _Plan]:
+        return self._made(at_evaluation, training=False)
+
+    def trained(self) -> dict[tuple[bool, ...], _Plan]:
+        return self._made(at_training, training=True)
+
+    def _made(self, steps_of: Callable[[Program], Sequence[AnyStep]], training: bool) -> dict[tuple[bool, ...], _Plan]:
+        """Plans by the optional inputs that are given, where there is a prepared step in them."""
+        made = {}
+        for given, present, parts, watched in self.standing:
+            each = self.program.alternatives[given] if given else self.program
+            steps = steps_of(each)
+            if any(isinstance(s, Prepared) for s in steps):
+                outputs = [o for o in each.outputs if training or not o.training]
+                made[present] = _Plan(each, steps, parts, outputs, watched)
+        return made
+
+
+def _plans_of(program: Program, parts: Mapping[str, Home]) -> tuple[_Plan, _Plan]:
+    """At evaluation and in training."""
+    outputs = [o for o in program.outputs if not o.training]
+    plan = _Plan(program, _live(program, outputs), parts, outputs)
+    if len(outputs) == len(program.outputs):
+        return plan, plan.twin()
+    return plan, _Plan(program, _live(program, program.outputs), parts, program.outputs)
+
+
 def _live(program: Program, outputs: Iterable[ProgramOutput]) -> list[Step]:
     """The steps that some outputs need."""
     live = needed(program.steps, (i for o in outputs for i in ids_of(o.ids)))
     return [s for s in program.steps if live & set(s.outputs) and not s.unused]
 
 
-def _calls(steps: Sequence[AnyStep], built: Mapping[str, Home], wanted: Iterable[int]) -> list[Call]:
+def _calls(
+    steps: Sequence[AnyStep],
+    built: Mapping[str, Home],
+    wanted: Iterable[int],
+    watched: Mapping[str, Sequence[Watched]],
+) -> list[Call]:
     return [
-        (*_prepared(s, built), _kind(s.reads, s.outputs), s.reads, (), _one(s.outputs), dead, f"`{s.address}`")
+        (*_prepared(s, built, watched), _kind(s.reads, s.outputs), s.reads, (), _one(s.outputs), dead, f"`{s.address}`")
         if isinstance(s, Prepared)
         else (*built[s.module], *_arguments(s), _targets(s), dead, _place(s))
         for s, dead in zip(steps, _last_reads(steps, wanted), strict=True)
@@ -492,12 +553,13 @@ def _one(outputs: tuple[int, ...]) -> Any:
     return outputs[0] if len(outputs) == 1 else tuple(enumerate(outputs))
 
 
-def _prepared(step: Prepared, built: Mapping[str, Home]) -> Home:
+def _prepared(step: Prepared, built: Mapping[str, Home], watched: Mapping[str, Sequence[Watched]]) -> Home:
     """The callable of a prepared step."""
-    homes, guards = ([built[s.module] for s in steps] for steps in (step.parts, step.guards))
-    calls = _calls(step.parts, built, step.outputs)
+    parts, guards = ([w for s in steps for w in watched[s.module]] for steps in (step.parts, step.guards))
+    calls = _calls(step.parts, built, step.outputs, watched)
     plain = _Parts([s.address for s in step.parts], calls, step.reads, step.outputs)
-    return {"": (Trained if step.trains else Evaluated)(step, homes, guards, plain)}, ""
+    homes = [built[s.module] for s in step.parts]
+    return {"": (Trained if step.trains else Evaluated)(step, homes, parts, guards, plain)}, ""
 
 
 class _Parts:

@@ -78,6 +78,9 @@ class Prepared:
 
 AnyStep = Step | Prepared
 
+Preparing = Callable[[Program], Program]
+"""Passes that only prepare: modules, `steps` and the `state_dict` are those of the program they are given."""
+
 
 def operator(weight: str, **options: Any) -> Kernel:
     """The kernel of a linear step, with the options of `composer.kernels.Operator`."""

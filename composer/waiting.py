@@ -11,7 +11,7 @@ it or into the tensor that it was made of) has it filled first.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -27,18 +27,25 @@ FILLINGS = frozenset(
 )
 """What gives a whole tensor new values, whatever it held."""
 
-HARMLESS = frozenset((Tensor.size, Tensor.dim, Tensor.numel, Tensor.nelement, Tensor.stride, Tensor.is_floating_point))
-"""What looks at no value."""
+NUMBERS = frozenset((int, float, bool, str, type(None)))
 
 Watch = Callable[[Any, Any, Any], None]
 
-FACTS = frozenset("shape dtype device ndim is_meta layout requires_grad is_leaf grad_fn grad is_sparse".split())  # noqa: SIM905
-"""Attributes that hold no value."""
+FACTS = "shape dtype device ndim is_meta layout requires_grad is_leaf grad_fn grad is_sparse".split()  # noqa: SIM905
+HARMLESS = frozenset(
+    (
+        *(Tensor.size, Tensor.dim, Tensor.numel, Tensor.nelement, Tensor.stride, Tensor.is_floating_point),
+        *(Tensor.is_contiguous, torch._C._set_grad_enabled),
+        *(getattr(Tensor, name).__get__ for name in FACTS),
+    )
+)
+"""What looks at no value: methods, and attributes."""
 
 
 class Waiting(TorchFunctionMode):
-    """While it is active, fillings of whole parameters wait for `done` or `drop`. A `watch` hears of every call of a
-    function of torch, with its arguments: a mode of its own would cost each call as much as making a small tensor."""
+    """While it is active, fillings of whole parameters wait for `done` or `drop`. A `watch` hears of every function of
+    torch that makes a tensor or changes one, with its arguments: a mode of its own would cost each call as much as
+    making a small tensor."""
 
     def __init__(self, watch: Watch | None = None) -> None:
         super().__init__()
@@ -48,17 +55,19 @@ class Waiting(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func in HARMLESS:
+            return func(*args, **kwargs)
         if self.watch is not None:
             self.watch(func, args, kwargs)
-        if _is_fact(func):
-            return func(*args, **kwargs)
-        target = args[0] if args else kwargs.get("tensor")
-        if func in FILLINGS and type(target) is nn.Parameter and _alone(target, (args[1:], kwargs)):
-            if not target.is_meta:  # where there are no values
-                self.fillings[_key(target)] = target, partial(func, *args, **kwargs)
-            return target
-        for tensor in _tensors((args, kwargs)) if self.fillings else ():
-            self._fill(_key(tensor))
+        if func in FILLINGS:
+            target = args[0] if args else kwargs.get("tensor")
+            if type(target) is nn.Parameter and _alone(target, (args[1:], kwargs)):
+                if not target.is_meta:  # where there are no values
+                    self.fillings[_key(target)] = target, partial(func, *args, **kwargs)
+                return target
+        if self.fillings:
+            for tensor in _tensors((args, kwargs)):
+                self._fill(_key(tensor))
         return func(*args, **kwargs)
 
     def drop(self, parameter: Tensor) -> None:
@@ -67,8 +76,10 @@ class Waiting(TorchFunctionMode):
 
     def done(self) -> None:
         """Fill all that wait, the oldest first."""
-        for key in tuple(self.fillings):
-            self._fill(key)
+        waiting, self.fillings = tuple(self.fillings.values()), {}
+        with torch.no_grad():
+            for _, filling in waiting:
+                filling()
 
     def fill(self, parameter: Tensor) -> None:
         """Fill this one now, if it waits."""
@@ -81,11 +92,6 @@ class Waiting(TorchFunctionMode):
                 filling()
 
 
-def _is_fact(func: Any) -> bool:
-    """Whether a function looks at no value of a tensor."""
-    return func in HARMLESS or getattr(getattr(func, "__self__", None), "__name__", "") in FACTS
-
-
 def _alone(target: Tensor, others: Any) -> bool:
     """Whether there is no other tensor among arguments."""
     return all(t is target for t in _tensors(others))
@@ -96,10 +102,15 @@ def _key(tensor: Tensor) -> int:
     return int(tensor.untyped_storage()._cdata) if tensor.layout == torch.strided else 0
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
+def _tensors(value: Any) -> list[Tensor]:
     """The tensors among arguments, in lists and dictionaries too; a list of numbers may be long."""
-    for each in value.values() if isinstance(value, dict) else value:
+    items = tuple(value.values()) if isinstance(value, dict) else value
+    if NUMBERS.issuperset(map(type, items)):
+        return []
+    found: list[Tensor] = []
+    for each in items:
         if isinstance(each, Tensor):
-            yield each
+            found.append(each)
         elif isinstance(each, (tuple, list, dict)):
-            yield from _tensors(each)
+            found += _tensors(each)
+    return found

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 from composer.diagnostics import (
     BlueprintError,
@@ -33,7 +34,7 @@ from composer.passes.norms import fold_norms
 from composer.passes.products import use_products
 from composer.passes.splits import split_concats
 from composer.passes.windows import use_windows
-from composer.prepared import fired
+from composer.prepared import Preparing, fired
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,14 @@ def optimize(program: Program, extra: Iterable[Pass] = (), without: Iterable[str
     return _rewritten(program, in_order(tuple(extra), tuple(without)))
 
 
+def staged(program: Program, extra: Iterable[Pass] = (), without: Iterable[str] = ()) -> tuple[Program, Preparing]:
+    """The same in two: the program that owns every module, and what prepares it for evaluation once it is asked for.
+    A pass of a plugin may fail, so that none of them is left for later."""
+    passes = in_order(tuple(extra), tuple(without))
+    now = max((k for k, p in enumerate(passes, 1) if p not in SHIPPED or not p.prepares), default=0)
+    return _rewritten(program, passes[:now]), partial(_rewritten, passes=passes[now:])
+
+
 @dataclass(frozen=True)
 class Fired:
     """What a pass did: the addresses of the steps it rewrote; `on` is false where it is switched off."""
@@ -138,4 +147,4 @@ def _run(step: Pass, program: Program) -> Program:
     return result
 
 
-__all__ = ["ALL", "SHIPPED", "Fired", "Pass", "fired_at", "in_order", "optimize"]
+__all__ = ["ALL", "SHIPPED", "Fired", "Pass", "fired_at", "in_order", "optimize", "staged"]

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from composer_blocks.modules.derived import Derived
 from composer_blocks.modules.grouped import InWindows
-from composer_blocks.modules.windows import sides, windows_of
+from composer_blocks.modules.windows import windows_of
 
 
 def scale_of(scale: str | float, head: int, width: int) -> float:
@@ -132,9 +132,19 @@ class WindowAttention(InWindows, Derived):
 
     def _masks_of(self, kinds: list[tuple[bool, ...]]) -> Tensor:
         """The masks of some kinds of windows, one after another: (kinds, 1, n, n)."""
-        side = torch.tensor([sides(self.window, self.shift, split) for split in kinds], device="cpu")
+        side = self._sides_of(kinds)
         apart = side[:, None, :, None] != side[:, None, None]
-        return torch.zeros(apart.shape, dtype=torch.float32, device="cpu").masked_fill_(apart, self.mask or 0)
+        there, else_ = (torch.tensor(v, dtype=torch.float32, device="cpu") for v in (self.mask or 0, 0))
+        return torch.where(apart, there, else_)
+
+    def _sides_of(self, kinds: list[tuple[bool, ...]]) -> Tensor:
+        """On which side of the seams each place stands, in windows that are split along some axes: (kinds, n)."""
+        split = torch.tensor(kinds, dtype=torch.uint8, device="cpu")
+        side = torch.zeros(len(kinds), 1, dtype=torch.uint8, device="cpu")
+        for axis, (w, s) in enumerate(zip(self.window, self.shift, strict=True)):
+            beyond = torch.arange(w, device="cpu") >= w - s
+            side = (2 * side[:, :, None] + (split[:, axis, None] * beyond)[:, None]).reshape(len(kinds), -1)
+        return side
 
     @property
     def _masked(self) -> bool:

@@ -191,4 +191,5 @@ def offsets(cells: tuple[int, ...], table: tuple[int, ...], index: str) -> Tenso
     place = torch.zeros(1, dtype=torch.long, device="cpu")
     for n, weight in zip(cells, weights, strict=True):
         place = (place[:, None] + weight * torch.arange(n, device="cpu")).reshape(-1)
-    return place[:, None] - place[None] + sum(weight * (n - 1) for n, weight in zip(table, weights, strict=True))
+    first = sum(weight * (n - 1) for n, weight in zip(table, weights, strict=True))
+    return (place + first)[:, None] - place[None]

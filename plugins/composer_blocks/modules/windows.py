@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import lru_cache
 from itertools import product
-from typing import Any
 
 Axis = tuple[tuple[tuple[int, int], ...], bool]
 """A window along one axis: (place in the window, cell) for each place at which a cell stands, and whether it is split:
@@ -42,11 +41,3 @@ def _window(parts: tuple[Axis, ...], grid: tuple[int, ...], window: tuple[int, .
         cells = [c * n + cell for c in cells for _, cell in pairs]
         places = [p * w + place for p in places for place, _ in pairs]
     return cells, places, tuple(split for _, split in parts)
-
-
-def sides(window: tuple[int, ...], shift: tuple[int, ...], split: Any) -> list[int]:
-    """On which side of the seams each place of a window stands, where it is split along some axes."""
-    found = [0]
-    for w, s, is_split in zip(window, shift, split, strict=True):
-        found = [2 * f + (is_split and place >= w - s) for f in found for place in range(w)]
-    return found
