@@ -272,6 +272,43 @@ def test_a_change_between_two_calls_is_followed(change: Any) -> None:
         assert difference(network(X), before) > 1e-3
 
 
+class Twice(nn.BatchNorm2d):
+    """A norm that folding would take for an ordinary one, were it there from the start."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+def replaced_by_a_subclass(network: Network) -> None:
+    home, norm = network.get_submodule("down.0.convs.0"), Twice(4).eval()
+    norm.load_state_dict(home.get_submodule("norm").state_dict())
+    home.add_module("norm", norm)
+
+
+REPLACING = [replaced, replaced_by_a_subclass, parametrized]
+
+
+@pytest.mark.parametrize("change", REPLACING, ids=[c.__name__ for c in REPLACING])
+@pytest.mark.parametrize("copied", [lambda n: n, copy.deepcopy, lambda n: pickle.loads(pickle.dumps(n))])
+def test_a_module_that_is_replaced_before_the_first_call_is_not_taken_for_the_one_that_was_built(
+    change: Any, copied: Any
+) -> None:
+    network = copied(unet())
+    change(network)
+    assert same(network, X)
+
+
+def test_what_is_prepared_is_not_there_before_somebody_has_use_for_it() -> None:
+    network = unet()
+    compiled = torch.compile(network, backend="eager", fullgraph=True)
+    with torch.no_grad():
+        after = compiled(X)
+        assert "_prepared" not in network.__dict__
+        torch.testing.assert_close(after, network(X), atol=1e-5, rtol=1e-5)
+    assert network.__dict__["_prepared"]
+    assert network.prepare()
+
+
 def test_train_eval_load_and_move_drop_what_was_derived() -> None:
     network = unet()
     state = {k: v + 0.25 if v.is_floating_point() else v for k, v in network.state_dict().items()}
