@@ -221,8 +221,7 @@ class Network(nn.Module):
 
         Outputs and gradients stay equal up to rounding. Of some `queries` alone, by their numbers in all nodes or in
         each, weights take little memory and no node leaves its kernel; but what passes joined around one comes apart. A
-        pattern that names no attention is a
-        `BlueprintError` (BP112).
+        pattern that names no attention is a `BlueprintError` (BP112).
         """
         known = [a for plan in self._plans.values() for leaf in plan.addresses for a in owners(leaf)]
         nodes = chosen(self._attentions, dict.fromkeys(patterns), dict.fromkeys(known))

@@ -6,7 +6,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache, reduce
 from pathlib import Path
@@ -146,6 +146,14 @@ def trained(network: Network) -> tuple[list[Any], ...]:
     torch.autograd.backward([y.square().sum() for y in outputs])
     gradients = [t.grad for t in (*values, *network.parameters())]
     return [y.detach() for y in outputs], gradients, list(network.buffers())
+
+
+def trained_anew(network: Network, spoils: Callable[[Network], Any] | None) -> tuple[list[Any], ...]:
+    """As `trained`, with no gradient of before, after something was done to the network."""
+    network.zero_grad()
+    if spoils is not None:
+        spoils(network)
+    return trained(network)
 
 
 def changes_training(network: Network) -> bool:
@@ -767,12 +775,7 @@ def test_in_training_what_no_gradient_needs_is_written_over(norm: str, act: str,
     plain.load_state_dict(ours.state_dict())
     for spoils in (None, lambda n: n.get_submodule("a.act").register_forward_hook(lambda *_: None),
                    lambda n: n.get_submodule("b").register_forward_hook(lambda *_: None)):  # fmt: skip
-        made = []
-        for network in (ours, plain):
-            network.zero_grad()
-            if spoils is not None:
-                spoils(network)
-            made.append(trained(network))
+        made = [trained_anew(network, spoils) for network in (ours, plain)]
         for found, wanted in zip(*made, strict=True):
             assert all(a is b is None or torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
 
@@ -831,12 +834,7 @@ def test_gradients_of_folded_maps_reach_the_weights_they_are_made_of(tmp_path: P
     )
     for spoils in (None, lambda n: n.get_submodule("side").register_forward_hook(lambda *_: None),
                    lambda n: n.checkpoint("side"), lambda n: n.get_submodule("side").requires_grad_(False)):  # fmt: skip
-        made = []
-        for network in (ours, plain):
-            network.zero_grad()
-            if spoils is not None:
-                spoils(network)
-            made.append(trained(network))
+        made = [trained_anew(network, spoils) for network in (ours, plain)]
         for found, wanted in zip(*made, strict=True):
             assert [a is None for a in found] == [b is None for b in wanted]
             assert apart(found, wanted) <= 1e-5

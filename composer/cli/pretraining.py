@@ -34,28 +34,28 @@ def pretrain(
     data: Annotated[
         str | None, typer.Option(help="What `train` takes; label maps are not looked at, and may be missing.")
     ] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The run's folder; the same again goes on.")] = Path("run"),
+    out: training.Out = Path("run"),
     epochs: Annotated[int | None, typer.Option(help="Epochs; each ends with a checkpoint.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Optimizer steps of an epoch.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Patches at a time.")] = None,
-    accumulate: Annotated[int | None, typer.Option(help="Batches that make one step.")] = None,
-    lr: Annotated[float | None, typer.Option(help="The highest learning rate.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of everything that is drawn.")] = None,
+    steps: training.Steps = None,
+    batch: training.Batch = None,
+    accumulate: training.Accumulate = None,
+    lr: training.Rate = None,
+    seed: training.Seed = None,
     recipe: Annotated[
         list[str] | None, typer.Option(help="Anything else of the recipe, 'schedule=poly', 'scale=0.3'; repeatable.")
     ] = None,
-    axis: Annotated[str, typer.Option(help="The plane of the network: axial, coronal or sagittal.")] = "axial",
-    normalize: Annotated[str, typer.Option(help="auto (by modality), zscore, minmax or none.")] = "auto",
-    pad: Annotated[bool, typer.Option("--pad", help="Continue images that are smaller than the patch.")] = False,
-    from_: Annotated[Path | None, typer.Option("--from", help=training.FROM)] = None,
-    leave: Annotated[list[str] | None, typer.Option(help=training.LEAVE)] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, gpu or mps.")] = "auto",
-    devices: Annotated[str, typer.Option(help="How many, or which.")] = "1",
-    strategy: Annotated[str, typer.Option(help="Lightning's: auto, ddp, fsdp …")] = "auto",
-    precision: Annotated[str, typer.Option(help="32-true, bf16-mixed, 16-mixed …")] = "32-true",
-    workers: Annotated[int, typer.Option(help="Processes that make patches.", min=0)] = 0,
+    axis: training.Axis = "axial",
+    normalize: training.Normalize = "auto",
+    pad: training.Pad = False,
+    from_: training.From = None,
+    leave: training.Leave = None,
+    device: training.Device = "auto",
+    devices: training.Devices = "1",
+    strategy: training.Strategy = "auto",
+    precision: training.Precision = "32-true",
+    workers: training.Workers = 0,
     memory: Annotated[str | None, typer.Option(help="Plan how a step fits into so much memory, such as 8GB.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Also what will not fit into the memory.")] = False,
+    force: training.Force = False,
     plugin: common.Plugins = None,
 ) -> None:
     """Teach an encoder without labels; `composer train … --from RUN` begins with what it learned."""
@@ -71,9 +71,10 @@ def pretrain(
     from composer.training.suiting import Suited, image_of, suit
 
     dataset = training.listed(data, None, out, labelled=False).unlabelled()
-    given = {k.partition("=")[0] for k in overrides or ()}
-    load = lambda more: training.reloaded(blueprint, overrides, more, plugin)  # noqa: E731
-    suited = suit(load, sorted(given), dataset, axis, pad, see=image_of)
+    given = sorted({k.partition("=")[0] for k in overrides or ()})
+    suited = suit(
+        lambda more: training.reloaded(blueprint, overrides, more, plugin), given, dataset, axis, pad, see=image_of
+    )
     task = pretexts.pretext(suited.blueprint, pretext, **words(option or []))
     found = Suited(task.blueprint, suited.view, suited.said)
     named = dict(epochs=epochs, steps=steps, batch=batch, accumulate=accumulate, lr=lr, seed=seed)

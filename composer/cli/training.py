@@ -26,8 +26,30 @@ if TYPE_CHECKING:
     from composer.training.suiting import Suited
 
 
-FROM = "A run, or weights, to begin with as far as addresses meet: what `pretrain` learned."
-LEAVE = "An address whose weights are not taken from there: 'patches'; repeatable."
+# Options that the verbs which learn have in common: `train`, `pretrain` and `search`.
+Out = Annotated[Path, typer.Option("--out", "-o", help="The run's folder; the same again goes on.")]
+Steps = Annotated[int | None, typer.Option(help="Optimizer steps of an epoch.")]
+Batch = Annotated[int | None, typer.Option(help="Patches at a time.")]
+Accumulate = Annotated[int | None, typer.Option(help="Batches that make one step.")]
+Rate = Annotated[float | None, typer.Option(help="The highest learning rate.")]
+Seed = Annotated[int | None, typer.Option(help="Of everything that is drawn.")]
+Validation = Annotated[float, typer.Option(help="Share of cases, where the list says none.", min=0, max=0.9)]
+Axis = Annotated[str, typer.Option(help="The plane of the network: axial, coronal or sagittal.")]
+Normalize = Annotated[str, typer.Option(help="auto (by modality), zscore, minmax or none.")]
+Pad = Annotated[bool, typer.Option("--pad", help="Continue images that are smaller than the patch.")]
+From = Annotated[
+    Path | None,
+    typer.Option("--from", help="A run, or weights, to begin with as far as addresses meet: what `pretrain` learned."),
+]
+Leave = Annotated[
+    list[str] | None, typer.Option(help="An address whose weights are not taken from there: 'patches'; repeatable.")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, gpu or mps.")]
+Devices = Annotated[str, typer.Option(help="How many, or which.")]
+Strategy = Annotated[str, typer.Option(help="Lightning's: auto, ddp, fsdp …")]
+Precision = Annotated[str, typer.Option(help="32-true, bf16-mixed, 16-mixed …")]
+Workers = Annotated[int, typer.Option(help="Processes that make patches.", min=0)]
+Force = Annotated[bool, typer.Option("--force", help="Also what will not fit into the memory.")]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -44,32 +66,32 @@ def train(
     pair: Annotated[
         list[str] | None, typer.Option(help="An image and its label map: 'image.nii.gz=labels.nii.gz'; repeatable.")
     ] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The run's folder; the same again goes on.")] = Path("run"),
+    out: Out = Path("run"),
     epochs: Annotated[int | None, typer.Option(help="Epochs; each ends with validation and a checkpoint.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Optimizer steps of an epoch.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Patches at a time.")] = None,
-    accumulate: Annotated[int | None, typer.Option(help="Batches that make one step.")] = None,
-    lr: Annotated[float | None, typer.Option(help="The highest learning rate.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of everything that is drawn.")] = None,
+    steps: Steps = None,
+    batch: Batch = None,
+    accumulate: Accumulate = None,
+    lr: Rate = None,
+    seed: Seed = None,
     recipe: Annotated[
         list[str] | None, typer.Option(help="Anything else of the recipe, 'schedule=poly', 'rotate=30'; repeatable.")
     ] = None,
-    validation: Annotated[float, typer.Option(help="Share of cases, where the list says none.", min=0, max=0.9)] = 0.2,
-    axis: Annotated[str, typer.Option(help="The plane of the network: axial, coronal or sagittal.")] = "axial",
-    normalize: Annotated[str, typer.Option(help="auto (by modality), zscore, minmax or none.")] = "auto",
-    pad: Annotated[bool, typer.Option("--pad", help="Continue images that are smaller than the patch.")] = False,
+    validation: Validation = 0.2,
+    axis: Axis = "axial",
+    normalize: Normalize = "auto",
+    pad: Pad = False,
     weights: Annotated[Path | None, typer.Option(help="Weights to begin with.")] = None,
-    from_: Annotated[Path | None, typer.Option("--from", help=FROM)] = None,
-    leave: Annotated[list[str] | None, typer.Option(help=LEAVE)] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, gpu or mps.")] = "auto",
-    devices: Annotated[str, typer.Option(help="How many, or which.")] = "1",
-    strategy: Annotated[str, typer.Option(help="Lightning's: auto, ddp, fsdp …")] = "auto",
-    precision: Annotated[str, typer.Option(help="32-true, bf16-mixed, 16-mixed …")] = "32-true",
-    workers: Annotated[int, typer.Option(help="Processes that make patches.", min=0)] = 0,
+    from_: From = None,
+    leave: Leave = None,
+    device: Device = "auto",
+    devices: Devices = "1",
+    strategy: Strategy = "auto",
+    precision: Precision = "32-true",
+    workers: Workers = 0,
     memory: Annotated[
         str | None, typer.Option(help="The largest patch whose step fits into so much, such as 8GB; or a plan for it.")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Also what will not fit into the memory.")] = False,
+    force: Force = False,
     plugin: common.Plugins = None,
 ) -> None:
     """Train a segmentation network. Interrupted at any moment, the same command goes on where it was."""
