@@ -46,11 +46,17 @@ if _typing.TYPE_CHECKING:
     from composer.hub import from_pretrained as from_pretrained
     from composer.passes import Pass as Pass
     from composer.sharding import parallel as parallel
+    from composer.waiting import make as make
 
 __version__ = "0.1.0"
 
 
-_LATER = {"Pass": "composer.passes", "from_pretrained": "composer.hub", "parallel": "composer.sharding"}
+_LATER = {
+    "Pass": "composer.passes",
+    "from_pretrained": "composer.hub",
+    "make": "composer.waiting",
+    "parallel": "composer.sharding",
+}
 """What a check does not need and what needs torch is imported when it is asked for."""
 
 

@@ -236,6 +236,11 @@ class Block(BaseModel):
             return "any" if pattern.layout == "vector" else pattern.layout
         return self.layout if isinstance(self.layout, str) else self.layout.get(port, "any")
 
+    def build_ports(self, ports: Iterable[str]) -> list[str]:
+        """The ports whose types `build_arguments` looks at: those that `build` asks for, or all that bind an axis."""
+        names = _asked(type(self).build)
+        return [p for p in ports if p in names or self.signature is not None]
+
     def build_arguments(self, rule: Rule, types: Mapping[str, Type], layout: str = "flat") -> dict[str, Any]:
         """What `build` asked for, by name: axes of the notation, types of ports, `rank`, `layout` of the first port."""
         axes: dict[str, Any] = {"layout": layout, **types}
@@ -264,6 +269,7 @@ def _parameters(function: Callable[..., Any]) -> tuple[inspect.Parameter, ...]:
     return tuple(inspect.signature(function).parameters.values())
 
 
+@cache
 def _asked(build: Callable[..., Any]) -> tuple[str, ...]:
     """The names of what a `build` asks for."""
     return tuple(p.name for p in _parameters(build)[1:])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from functools import cached_property
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,11 @@ if TYPE_CHECKING:
     from composer.compose import Blueprint
 
 SMALL = 0.05
-"""The share of the free memory below which nobody asks."""
+"""The share of the free memory below which a network is not weighed."""
+
+UNASKED = 32 * 2**20
+"""Bytes of weights below which nobody asks what is free: a fraction of what torch itself takes, and reading what the
+control groups leave takes as long as making a hundred modules."""
 
 MAKERS = frozenset((torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn))
 """What modules make their weights with."""
@@ -37,17 +42,23 @@ class Budget:
     ):
         self.blueprint, self.program = blueprint, program
         self.device = torch.device(device) if device is not None else torch.get_default_device()
-        self.free = memory.available(str(self.device)) if self.device.type != "meta" else None
         self.file = os.path.getsize(weights) if weights is not None and os.path.isfile(weights) else 0
-        self.left = self.free * SMALL - self.file if self.free is not None else float("inf")
+        self.asked, self.small = self.file, float(0 if memory.PRETEND in os.environ else UNASKED)
+
+    @cached_property
+    def free(self) -> int | None:
+        """Bytes that are free; None where nobody can tell."""
+        return memory.available(str(self.device)) if self.device.type != "meta" else None
 
     def watch(self, func: Any, args: Any, kwargs: Any) -> None:
         """Count what a call of torch asks for."""
         if func in MAKERS:
-            self.left -= _asked(args, kwargs)
-            if self.left < 0:
-                self.left = float("inf")
-                self.judge()
+            self.asked += _asked(args, kwargs)
+            if self.asked > self.small:
+                self.small = float("inf") if self.free is None else self.free * SMALL
+                if self.asked > self.small:
+                    self.small = float("inf")
+                    self.judge()
 
     def judge(self) -> None:
         """Weigh the whole network."""

@@ -71,7 +71,7 @@ def build(
 
 def built(step: Step, env: Mapping[str, int]) -> Any:
     """What the block of a step builds at the size `env`. A fault of the block is said to be its own."""
-    types = {p: _at(t, env) for p, t in step.types.items()}
+    types = {p: _at(step.types[p], env) for p in step.block.build_ports(step.types)}
     try:
         made = step.block.build(**step.block.build_arguments(_Numbers(step.rank), types, step.layout))  # type: ignore[arg-type]
     except BlueprintError:
@@ -181,7 +181,8 @@ class Network(nn.Module):
         parent, _, name = address.rpartition(".")
         owner = self._container(parent)
         _free(owner, name, address)
-        for child, part in (owner._modules.get(name) or nn.Module()).named_children():
+        before = owner._modules.get(name)
+        for child, part in before.named_children() if before is not None else ():
             module.add_module(child, part)
         owner.add_module(name, module)
         return owner._modules, name

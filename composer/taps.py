@@ -49,7 +49,7 @@ def attentions(program: Program) -> list[Node]:
     found: dict[str, Node] = {}
     for each in (program, *program.alternatives.values()):
         for step in each.steps:
-            ports = None if step.unused else step.block.traits().attends
+            ports = None if step.unused else step.traits.attends
             if ports is not None and step.address not in found:
                 found[step.address] = _node(step, ports, each)
     count = Counter(n.address for n in found.values())

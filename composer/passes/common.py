@@ -41,7 +41,7 @@ def share_common(program: Program) -> Program:
 
 def _is_twin(first: Step, step: Step) -> bool:
     """Whether two steps on the same values compute the same."""
-    if first.unused or step.unused or not step.block.traits().pure:
+    if first.unused or step.unused or not step.traits.pure:
         return False
     kinds = ((s.block, s.types, s.keys, s.rank, s.layout) for s in (first, step))
     return type(first.block) is type(step.block) and next(kinds) == next(kinds)

@@ -134,7 +134,9 @@ class PReLU(Activation):
     def build(self, x: Type) -> Any:
         from torch import nn
 
-        return nn.PReLU(1 if self.shared else x.channels)
+        from composer import make
+
+        return make(nn.PReLU, 1 if self.shared else x.channels)
 
 
 class Dropout(Block):

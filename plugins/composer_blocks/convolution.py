@@ -98,4 +98,6 @@ class Linear(Block):
     def build(self, x: Type) -> Any:
         from torch import nn
 
-        return nn.Linear(x.channels, width(x.channels, self.out, self.ratio), bias=self.bias)
+        from composer import make
+
+        return make(nn.Linear, x.channels, width(x.channels, self.out, self.ratio), bias=self.bias)

@@ -24,7 +24,9 @@ class LayerNorm(Block):
     def build(self, x: Type) -> Any:
         from torch import nn
 
-        return nn.LayerNorm(x.channels, eps=self.eps, elementwise_affine=self.affine, bias=self.bias)
+        from composer import make
+
+        return make(nn.LayerNorm, x.channels, eps=self.eps, elementwise_affine=self.affine, bias=self.bias)
 
 
 class BatchNorm(Block):
@@ -65,9 +67,10 @@ class InstanceNorm(Block):
         return Traits(standardizes=True, fresh=True, pure=True, statistics="channel")
 
     def build(self, x: Type, rank: int) -> Any:
+        from composer import make
         from composer_blocks.modules.norms import INSTANCE
 
-        return INSTANCE[rank](x.channels, eps=self.eps, affine=self.affine)
+        return make(INSTANCE[rank], x.channels, eps=self.eps, affine=self.affine)
 
 
 class GroupNorm(Block):
@@ -92,4 +95,6 @@ class GroupNorm(Block):
     def build(self, x: Type) -> Any:
         from torch import nn
 
-        return nn.GroupNorm(self._groups(x), x.channels, eps=self.eps, affine=self.affine)
+        from composer import make
+
+        return make(nn.GroupNorm, self._groups(x), x.channels, eps=self.eps, affine=self.affine)

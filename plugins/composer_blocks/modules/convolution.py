@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from composer import make
+
 PLAIN: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 TRANSPOSED: dict[int, Any] = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 
@@ -25,11 +27,11 @@ def convolution(
 ) -> nn.Module:
     """The convolution of (B, channels, *grid), rank 1 to 3."""
     if transposed:
-        made: nn.Module = TRANSPOSED[rank](channels, out, kernel, output_padding=output_padding, **options)
+        made: nn.Module = make(TRANSPOSED[rank], channels, out, kernel, output_padding=output_padding, **options)
     elif standardize:
         made = _standardized(rank)(channels, out, kernel, standardize, **options)
     else:
-        made = PLAIN[rank](channels, out, kernel, **options)
+        made = make(PLAIN[rank], channels, out, kernel, **options)
     return made
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from composer import make
+
 BATCH = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 INSTANCE = {1: nn.InstanceNorm1d, 2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
 
@@ -13,7 +15,7 @@ def batch_norm(rank: int, channels: int, eps: float, momentum: float, affine: bo
     """Batch norm for (B, C, *grid)."""
     if frozen:
         return FrozenBatchNorm(channels, eps)
-    return BATCH[rank](channels, eps=eps, momentum=momentum, affine=affine)
+    return make(BATCH[rank], channels, eps=eps, momentum=momentum, affine=affine)
 
 
 class FrozenBatchNorm(nn.Module):
