@@ -62,7 +62,8 @@ _LATER = {
 
 def __getattr__(name: str) -> _typing.Any:
     if name in _LATER:
-        return getattr(_importlib.import_module(_LATER[name]), name)
+        globals()[name] = found = getattr(_importlib.import_module(_LATER[name]), name)
+        return found
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -126,7 +126,9 @@ def modules_in(homes: Sequence[Home]) -> list[Watched]:
     for home, name in homes:
         module = home[name]
         if isinstance(module, nn.Module):
-            found += [(home, name, type(module)), *modules_in([(module._modules, child) for child in module._modules])]
+            found.append((home, name, type(module)))
+            if module._modules:
+                found += modules_in([(module._modules, child) for child in module._modules])
     return found
 
 

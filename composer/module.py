@@ -24,7 +24,7 @@ from composer.addresses import Pattern
 from composer.attention import Taps, tapped, together
 from composer.beginning import begin, begun
 from composer.diagnostics import BlueprintError, Diagnostic, PluginError, listing, nearest, raised_at
-from composer.dims import Size, symbols_of
+from composer.dims import Size
 from composer.evaluating import Evaluated, Home, Trained, Watched, following, modules_in, recording
 from composer.fitting import Fit, fit, grids_of
 from composer.inference import Program, ProgramInput, ProgramOutput, Step, is_move
@@ -160,8 +160,7 @@ class Network(nn.Module):
         if isinstance(made, nn.Parameter):
             owner = self._container(step.module.rpartition(".")[0])
             name = step.module.rpartition(".")[2]
-            _free(owner, name, step.module)
-            owner.register_parameter(name, made)
+            _register(owner.register_parameter, name, made, step.module)
             return {"": _Held(owner, name)}, ""
         if isinstance(made, nn.Module):
             return self._place(step.module, made)
@@ -171,8 +170,7 @@ class Network(nn.Module):
         module: nn.Module = self
         for word in filter(None, address.split(".")):
             if word not in module._modules:
-                _free(module, word, address)
-                module.add_module(word, nn.Module())
+                _register(module.add_module, word, nn.Module(), address)
             module = module._modules[word]  # type: ignore[assignment]
         return module
 
@@ -180,11 +178,10 @@ class Network(nn.Module):
         """Put a module at an address; what already stands below it moves into it."""
         parent, _, name = address.rpartition(".")
         owner = self._container(parent)
-        _free(owner, name, address)
         before = owner._modules.get(name)
         for child, part in before.named_children() if before is not None else ():
             module.add_module(child, part)
-        owner.add_module(name, module)
+        _register(owner.add_module, name, module, address)
         return owner._modules, name
 
     def forward(self, *values: Tensor, **named: Tensor) -> Any:
@@ -429,11 +426,13 @@ class _Kept(dict[int, Any]):
             super().__setitem__(slot, value)
 
 
-def _free(owner: nn.Module, name: str, address: str) -> None:
+def _register(register: Callable[[str, Any], None], name: str, made: Any, address: str) -> None:
     """An address becomes an attribute, so it cannot be one that every module has."""
-    if name not in owner._modules and hasattr(owner, name):
+    try:
+        register(name, made)
+    except KeyError:
         text = f"`{address}` cannot stand in a network: every torch module has an attribute `{name}`"
-        raise BlueprintError(Diagnostic("BP107", text, help=("give the node another name",)))
+        raise BlueprintError(Diagnostic("BP107", text, help=("give the node another name",))) from None
 
 
 class _Plan:
@@ -670,6 +669,8 @@ def _fill(states: Sequence[Tensor], values: Sequence[Tensor]) -> None:
 
 def _arguments(step: Step) -> tuple[int, tuple[Any, ...], tuple[tuple[str, Any], ...]]:
     """Required ports go by position, optional ones by name; before them, how the step is called."""
+    if len(step.inputs) == 1 and type(value := step.inputs[0][1]) is int and step.inputs[0][0] in step.block.required:
+        return SINGLE if step.keys is None and len(step.outputs) == 1 else PLAIN, (value,), ()
     given = dict(step.inputs)
     required = [p for p in step.block.required if p in given]
     rest = [p for p in given if p not in required]
@@ -765,5 +766,7 @@ def _at(type_: Any, env: Mapping[str, int]) -> Any:
     if isinstance(type_, list):
         return [_at(t, env) for t in type_]
     assert isinstance(type_, Type)
-    sizes = [*type_.grid, *(n for g in type_.grids for n in g), type_.count]
-    return type_.at(env) if all(symbols_of(n) <= set(env) for n in sizes) else type_
+    try:
+        return type_.at(env)
+    except KeyError:
+        return type_

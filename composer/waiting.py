@@ -114,9 +114,8 @@ class Waiting(TorchFunctionMode):
         for name, parameter in first.parameters.items():
             self._note(parameter, _One(first, name))
         if self.watch is not None:
-            for tensor in (*module._parameters.values(), *module._buffers.values()):
-                if tensor is not None:
-                    self.watch(torch.empty, (tensor.numel(),), {"dtype": tensor.dtype})
+            tensors = (*module._parameters.values(), *module._buffers.values())
+            self.watch(torch.empty, (sum([t.nbytes for t in tensors if t is not None]),), {"dtype": torch.uint8})
 
     def _note(self, target: Tensor, filling: Callable[[], Any]) -> None:
         if not target.is_meta:  # where there are no values
@@ -164,8 +163,19 @@ def _unfilled(kind: type[M], args: Any, options: Any) -> M | None:
 
 @cache
 def _bare(kind: type[M]) -> type[M]:
-    """The class with a constructor that fills nothing."""
-    return type(kind.__name__, (kind,), {"reset_parameters": lambda self: None})
+    """The class with a constructor that fills nothing, and does not look at each number that it keeps whether it is a
+    parameter, a module or a buffer."""
+    return type(kind.__name__, (kind,), {"reset_parameters": lambda self: None, "__setattr__": _keep})
+
+
+_NUMBERS = frozenset((int, float, bool, str, tuple, list))
+
+
+def _keep(self: nn.Module, name: str, value: Any) -> None:
+    if type(value) in _NUMBERS:
+        self.__dict__[name] = value
+    else:
+        nn.Module.__setattr__(self, name, value)
 
 
 class _First:

@@ -131,11 +131,14 @@ class WindowAttention(InWindows, Derived):
         return self._masks_of([split])[0]
 
     def _masks_of(self, kinds: list[tuple[bool, ...]]) -> Tensor:
-        """The masks of some kinds of windows, one after another: (kinds, 1, n, n)."""
+        """The masks of some kinds of windows, one after another: (kinds, 1, n, n). Places on the same side have the same
+        row, of which there are a few: (kinds, sides, n)."""
         side = self._sides_of(kinds)
-        apart = side[:, None, :, None] != side[:, None, None]
+        sides = torch.arange(2 ** len(self.window), dtype=torch.uint8, device="cpu")
         there, else_ = (torch.tensor(v, dtype=torch.float32, device="cpu") for v in (self.mask or 0, 0))
-        return torch.where(apart, there, else_)
+        rows = torch.where(sides[:, None] != side[:, None], there, else_)
+        own = side + len(sides) * torch.arange(len(kinds), device="cpu")[:, None]
+        return rows.flatten(0, 1)[own.flatten()].view(len(kinds), 1, *rows.shape[2:] * 2)
 
     def _sides_of(self, kinds: list[tuple[bool, ...]]) -> Tensor:
         """On which side of the seams each place stands, in windows that are split along some axes: (kinds, n)."""

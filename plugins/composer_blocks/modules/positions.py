@@ -11,6 +11,15 @@ from torch.nn import functional
 from composer_blocks.modules.derived import Derived
 
 
+def begin(table: Tensor, std: float) -> None:
+    """A normal distribution cut at ±2, as published. torch draws nothing beyond 6 deviations, so that of a narrow one
+    there is nothing to cut, and looking for it takes longer than drawing."""
+    if std < 0.2:
+        nn.init.normal_(table, std=std)
+    else:
+        nn.init.trunc_normal_(table, std=std)
+
+
 class Learned(nn.Module):
     """x (B, N, C) -> x + table, or the table as (B, N, C)."""
 
@@ -19,7 +28,7 @@ class Learned(nn.Module):
         self.add = add
         self.table = nn.Parameter(torch.zeros(rows, channels))
         if std:
-            nn.init.trunc_normal_(self.table, std=std)
+            begin(self.table, std)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.table if self.add else self.table.expand(x.shape[0], -1, -1)
@@ -166,7 +175,7 @@ class Relative(Derived):
     ):
         super().__init__()
         self.table = nn.Parameter(torch.zeros(prod(2 * n - 1 for n in table), heads))
-        nn.init.trunc_normal_(self.table, std=std)
+        begin(self.table, std)
         self.options = (window if clamped == "rebuild" else table, table, index)
         self.count = prod(window)
         self.derive()
