@@ -47,7 +47,7 @@ def begin(network: Network, made: Made, init: Any) -> None:
             break
         for name, fresh in _tensors(address, part):
             _take(network, name, fresh, rules, waiting)
-        waiting.fillings.clear()
+        waiting.forget()
     initialize(network, init)
 
 

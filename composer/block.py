@@ -236,18 +236,13 @@ class Block(BaseModel):
             return "any" if pattern.layout == "vector" else pattern.layout
         return self.layout if isinstance(self.layout, str) else self.layout.get(port, "any")
 
-    def build_ports(self, ports: Iterable[str]) -> list[str]:
-        """The ports whose types `build_arguments` looks at: those that `build` asks for, or all that bind an axis."""
-        names = _asked(type(self).build)
-        return [p for p in ports if p in names or self.signature is not None]
-
     def build_arguments(self, rule: Rule, types: Mapping[str, Type], layout: str = "flat") -> dict[str, Any]:
-        """What `build` asked for, by name: axes of the notation, types of ports, `rank`, `layout` of the first port."""
-        axes: dict[str, Any] = {"layout": layout, **types}
-        if self.signature is not None:
-            axes |= notation.bind(self.signature, rule, types)
-        names = _asked(type(self).build)
-        return {n: axes.get(n) if n != "rank" else rule.rank for n in names}
+        """What `build` asked for, by name: axes of the notation, types of ports, `rank`, `layout` of the first port. No
+        other types are looked at."""
+        axes: dict[str, Any] = {} if self.signature is None else notation.bind(self.signature, rule, types)
+        axes["rank"] = rule.rank
+        other = {"layout": layout}
+        return {n: axes[n] if n in axes else types.get(n) or other.get(n) for n in _asked(type(self).build)}
 
     def traits(self) -> Traits:
         """What passes may rely on; see `composer.traits`. Nothing, unless a block says so."""

@@ -71,8 +71,8 @@ def build(
 
 def built(step: Step, env: Mapping[str, int]) -> Any:
     """What the block of a step builds at the size `env`. A fault of the block is said to be its own."""
-    types = {p: _at(step.types[p], env) for p in step.block.build_ports(step.types)}
     try:
+        types = _Sized(step.types, env)
         made = step.block.build(**step.block.build_arguments(_Numbers(step.rank), types, step.layout))  # type: ignore[arg-type]
     except BlueprintError:
         raise
@@ -157,13 +157,13 @@ class Network(nn.Module):
     def _built(self, step: Step, env: Mapping[str, int]) -> Home:
         """The module of a step, registered under its address."""
         made = built(step, env)
+        if isinstance(made, nn.Module):
+            return self._place(step.module, made)
         if isinstance(made, nn.Parameter):
             owner = self._container(step.module.rpartition(".")[0])
             name = step.module.rpartition(".")[2]
             _register(owner.register_parameter, name, made, step.module)
             return {"": _Held(owner, name)}, ""
-        if isinstance(made, nn.Module):
-            return self._place(step.module, made)
         return {"": made}, ""
 
     def _container(self, address: str) -> nn.Module:
@@ -759,6 +759,25 @@ class _Numbers:
 
     def equal(self, left: Size, right: Size, message: str, code: str = "") -> bool:
         return True
+
+
+class _Sized(Mapping[str, Any]):
+    """The types of a step's ports in numbers, each computed when it is asked for."""
+
+    def __init__(self, types: Mapping[str, Any], env: Mapping[str, int]):
+        self.types, self.env = types, env
+
+    def __getitem__(self, port: str) -> Any:
+        return _at(self.types[port], self.env)
+
+    def __contains__(self, port: object) -> bool:
+        return port in self.types
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.types)
+
+    def __len__(self) -> int:
+        return len(self.types)
 
 
 def _at(type_: Any, env: Mapping[str, int]) -> Any:

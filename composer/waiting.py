@@ -79,7 +79,10 @@ class Waiting(TorchFunctionMode):
         super().__init__()
         self.watch = watch
         self.fillings: dict[int, tuple[Tensor, Callable[[], Any]]] = {}
-        """By storage: the parameter, and what fills it. A later filling is in the place of an earlier one."""
+        """By identity: the parameter, and what fills it. A later filling is in the place of an earlier one."""
+        self._storages: dict[int, int] = {}
+        self._unseen: list[Tensor] = []
+        """Those whose storage nobody asked for yet."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -90,11 +93,12 @@ class Waiting(TorchFunctionMode):
         if func in FILLINGS:
             target = args[0] if args else kwargs.get("tensor")
             if type(target) is nn.Parameter and _alone(target, (args[1:], kwargs)):
+                self._fill(target, but=target)
                 self._note(target, partial(func, *args, **kwargs))
                 return target
         if self.fillings:
             for tensor in _tensors((args, kwargs)):
-                self._fill(_key(tensor))
+                self._fill(tensor)
         return func(*args, **kwargs)
 
     def made(self, kind: type[M], args: Any, options: Any) -> M:
@@ -119,28 +123,41 @@ class Waiting(TorchFunctionMode):
 
     def _note(self, target: Tensor, filling: Callable[[], Any]) -> None:
         if not target.is_meta:  # where there are no values
-            key = _key(target)
-            _left(self.fillings.get(key))
-            self.fillings[key] = target, filling
+            _left(self.fillings.get(id(target)))
+            self.fillings[id(target)] = target, filling
+            self._unseen.append(target)
 
     def drop(self, parameter: Tensor) -> None:
         """Somebody else fills this one."""
-        _left(self.fillings.pop(_key(parameter), None))
+        waited = self.fillings.pop(id(parameter), None)
+        _left(waited)
+        if waited is None:
+            self._fill(parameter)
+
+    def forget(self) -> None:
+        """Nobody fills what waits."""
+        self.fillings, self._storages, self._unseen = {}, {}, []
 
     def done(self) -> None:
         """Fill all that wait, the oldest first."""
-        waiting, self.fillings = tuple(self.fillings.values()), {}
+        waiting = tuple(self.fillings.values())
+        self.forget()
         with torch.no_grad():
             for _, filling in waiting:
                 filling()
 
     def fill(self, parameter: Tensor) -> None:
         """Fill this one now, if it waits."""
-        self._fill(_key(parameter))
+        self._fill(parameter)
 
-    def _fill(self, key: int) -> None:
-        if key in self.fillings:
-            _, filling = self.fillings.pop(key)
+    def _fill(self, tensor: Tensor, but: Tensor | None = None) -> None:
+        """Fill the parameter that has this memory."""
+        while self._unseen:
+            parameter = self._unseen.pop()
+            self._storages[_key(parameter)] = id(parameter)
+        owner = self._storages.get(_key(tensor))
+        if owner in self.fillings and owner != id(but):
+            _, filling = self.fillings.pop(owner)
             with torch.no_grad():
                 filling()
 
@@ -186,8 +203,9 @@ class _First:
         self.parameters = {name: p for name, p in module._parameters.items() if p is not None}
         self.left = set(self.parameters)
         self.twin = object.__new__(type(module))
-        own = {"_parameters": dict(module._parameters), "_buffers": {}, "track_running_stats": False}
-        self.twin.__dict__.update(module.__dict__, **own)
+        self.twin.__dict__.update(
+            module.__dict__, _parameters=module._parameters.copy(), _buffers={}, track_running_stats=False
+        )
 
     def fill(self, name: str) -> None:
         """Fill a parameter, and the others with it where they all wait."""
@@ -203,6 +221,8 @@ class _First:
 
 class _One:
     """The filling of one parameter of such a module."""
+
+    __slots__ = "first", "name"
 
     def __init__(self, first: _First, name: str):
         self.first, self.name = first, name
