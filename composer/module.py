@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as modules_of_torch
 from torch.utils.checkpoint import checkpoint, noop_context_fn
 
 from composer.addresses import Pattern
@@ -34,10 +35,10 @@ from composer.prepared import AnyStep, Prepared, Preparing, at_evaluation, at_tr
 from composer.pretrained import save
 from composer.segments import Segment, owners, segments
 from composer.sizes import Constraint, violations
+from composer.sizing import Sizes
 from composer.streaming import Streaming
 from composer.sweeps import Streams
 from composer.taps import KEY, attentions, chosen, fitting
-from composer.types import Type
 from composer.waiting import Watch
 
 if TYPE_CHECKING:
@@ -69,10 +70,10 @@ def build(
         return begun(lambda: Network(program, prepare), program.graph.blueprint.init, watch)
 
 
-def built(step: Step, env: Mapping[str, int]) -> Any:
-    """What the block of a step builds at the size `env`. A fault of the block is said to be its own."""
+def built(step: Step, sizes: Sizes) -> Any:
+    """What the block of a step builds at these sizes. A fault of the block is said to be its own."""
     try:
-        types = _Sized(step.types, env)
+        types = sizes.sized(step.types)
         made = step.block.build(**step.block.build_arguments(_Numbers(step.rank), types, step.layout))  # type: ignore[arg-type]
     except BlueprintError:
         raise
@@ -110,9 +111,10 @@ class Network(nn.Module):
         self._later: _Later | None = _Later(program, prepare)
         for given, each in {frozenset[str](): program, **program.alternatives}.items():
             parts = {address: home for address, home in parts.items() if not is_move(address)}
+            sizes = Sizes(each.built)
             for step in each.steps:
                 if step.module not in parts:
-                    parts[step.module] = self._built(step, each.built)
+                    parts[step.module] = self._built(step, sizes)
             present = [program.inputs[k].name in given for k in self._optional]
             self._plans[False, *present], self._plans[True, *present] = _plans_of(each, parts)
             self._later.stand(given, tuple(present), parts)
@@ -146,32 +148,37 @@ class Network(nn.Module):
         home = next((t.device for t in (*self.parameters(), *self.buffers())), torch.get_default_device())
         done: set[str] = set()
         for each in (program, *program.alternatives.values()):
+            sizes = Sizes(each.built)
             for step in each.steps:
                 if step.module not in done:
                     done.add(step.module)
                     with home:
-                        made = built(step, each.built)
+                        made = built(step, sizes)
                     if isinstance(made, (nn.Module, nn.Parameter)):
                         yield step.module, made
 
-    def _built(self, step: Step, env: Mapping[str, int]) -> Home:
+    def _built(self, step: Step, sizes: Sizes) -> Home:
         """The module of a step, registered under its address."""
-        made = built(step, env)
+        made = built(step, sizes)
         if isinstance(made, nn.Module):
             return self._place(step.module, made)
         if isinstance(made, nn.Parameter):
             owner = self._container(step.module.rpartition(".")[0])
             name = step.module.rpartition(".")[2]
-            _register(owner.register_parameter, name, made, step.module)
+            if name in owner._modules or _taken(owner, name):
+                raise _no_name(name, step.module)
+            owner.register_parameter(name, made)
             return {"": _Held(owner, name)}, ""
         return {"": made}, ""
 
     def _container(self, address: str) -> nn.Module:
         module: nn.Module = self
-        for word in filter(None, address.split(".")):
-            if word not in module._modules:
-                _register(module.add_module, word, nn.Module(), address)
-            module = module._modules[word]  # type: ignore[assignment]
+        for word in address.split(".") if address else ():
+            inner = module._modules.get(word)
+            if inner is None:
+                inner = nn.Module()
+                _register(module, word, inner, address)
+            module = inner
         return module
 
     def _place(self, address: str, module: nn.Module) -> Home:
@@ -181,7 +188,7 @@ class Network(nn.Module):
         before = owner._modules.get(name)
         for child, part in before.named_children() if before is not None else ():
             module.add_module(child, part)
-        _register(owner.add_module, name, module, address)
+        _register(owner, name, module, address)
         return owner._modules, name
 
     def forward(self, *values: Tensor, **named: Tensor) -> Any:
@@ -426,13 +433,25 @@ class _Kept(dict[int, Any]):
             super().__setitem__(slot, value)
 
 
-def _register(register: Callable[[str, Any], None], name: str, made: Any, address: str) -> None:
+def _register(owner: nn.Module, name: str, module: nn.Module, address: str) -> None:
+    """As `add_module`, which asks for an attribute that there is not in three times the time."""
+    if name not in owner._modules and _taken(owner, name):
+        raise _no_name(name, address)
+    if modules_of_torch._global_module_registration_hooks:
+        owner.add_module(name, module)
+    else:
+        owner._modules[name] = module
+
+
+def _taken(owner: nn.Module, name: str) -> bool:
+    """Whether a module has an attribute, other than a module of its own."""
+    return name in owner.__dict__ or name in owner._parameters or name in owner._buffers or hasattr(type(owner), name)
+
+
+def _no_name(name: str, address: str) -> BlueprintError:
     """An address becomes an attribute, so it cannot be one that every module has."""
-    try:
-        register(name, made)
-    except KeyError:
-        text = f"`{address}` cannot stand in a network: every torch module has an attribute `{name}`"
-        raise BlueprintError(Diagnostic("BP107", text, help=("give the node another name",))) from None
+    text = f"`{address}` cannot stand in a network: every torch module has an attribute `{name}`"
+    return BlueprintError(Diagnostic("BP107", text, help=("give the node another name",)))
 
 
 class _Plan:
@@ -759,33 +778,3 @@ class _Numbers:
 
     def equal(self, left: Size, right: Size, message: str, code: str = "") -> bool:
         return True
-
-
-class _Sized(Mapping[str, Any]):
-    """The types of a step's ports in numbers, each computed when it is asked for."""
-
-    def __init__(self, types: Mapping[str, Any], env: Mapping[str, int]):
-        self.types, self.env = types, env
-
-    def __getitem__(self, port: str) -> Any:
-        return _at(self.types[port], self.env)
-
-    def __contains__(self, port: object) -> bool:
-        return port in self.types
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.types)
-
-    def __len__(self) -> int:
-        return len(self.types)
-
-
-def _at(type_: Any, env: Mapping[str, int]) -> Any:
-    """A type as numbers; where the size is open it stays a symbol."""
-    if isinstance(type_, list):
-        return [_at(t, env) for t in type_]
-    assert isinstance(type_, Type)
-    try:
-        return type_.at(env)
-    except KeyError:
-        return type_

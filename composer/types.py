@@ -60,9 +60,7 @@ class Type:
 
     def at(self, env: Mapping[str, int]) -> Type:
         """The same type with every size a number."""
-        fixed = tuple([int(at(n, env)) for n in self.grid])
-        if not self.grids and type(self.count) is int:
-            return replace(self, grid=fixed)
+        fixed = tuple(int(at(n, env)) for n in self.grid)
         levels = tuple(tuple(int(at(n, env)) for n in g) for g in self.grids)
         return replace(self, grid=fixed, grids=levels, count=int(at(self.count, env)))
 

@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as modules_of_torch
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.overrides import TorchFunctionMode, _get_current_function_mode, _pop_mode, _push_mode
 
@@ -180,8 +181,7 @@ def _unfilled(kind: type[M], args: Any, options: Any) -> M | None:
 
 @cache
 def _bare(kind: type[M]) -> type[M]:
-    """The class with a constructor that fills nothing, and does not look at each number that it keeps whether it is a
-    parameter, a module or a buffer."""
+    """The class with a constructor that fills nothing, and is quicker at keeping what it made."""
     return type(kind.__name__, (kind,), {"reset_parameters": lambda self: None, "__setattr__": _keep})
 
 
@@ -189,8 +189,11 @@ _NUMBERS = frozenset((int, float, bool, str, tuple, list))
 
 
 def _keep(self: nn.Module, name: str, value: Any) -> None:
+    """What `__setattr__` of a module comes to, for the names that a constructor gives to what it just made."""
     if type(value) in _NUMBERS:
         self.__dict__[name] = value
+    elif type(value) is nn.Parameter and not modules_of_torch._global_parameter_registration_hooks:
+        self._parameters[name] = value
     else:
         nn.Module.__setattr__(self, name, value)
 
@@ -203,9 +206,9 @@ class _First:
         self.parameters = {name: p for name, p in module._parameters.items() if p is not None}
         self.left = set(self.parameters)
         self.twin = object.__new__(type(module))
-        self.twin.__dict__.update(
-            module.__dict__, _parameters=module._parameters.copy(), _buffers={}, track_running_stats=False
-        )
+        own = self.twin.__dict__
+        own.update(module.__dict__)
+        own["_parameters"], own["_buffers"], own["track_running_stats"] = module._parameters.copy(), {}, False
 
     def fill(self, name: str) -> None:
         """Fill a parameter, and the others with it where they all wait."""

@@ -17,7 +17,7 @@ CORE = Path(composer.__file__).parent
 PLUGIN = CORE.parent / "plugins" / "composer_blocks"
 PASSES = sorted(f"passes.{p.stem}" for p in (CORE / "passes").glob("*.py") if p.stem != "__init__")
 WALK = [
-    *"frozen diagnostics dims types traits expressions source names addresses notation block interfaces locks replacements references hookspecs shipped".split(),
+    *"frozen diagnostics dims types sizing traits expressions source names addresses notation block interfaces locks replacements references hookspecs shipped".split(),
     *"later plugins announced registry faults folders".split(),
     *"phrases sizes layouts blueprint graph scopes edits reaching renewing requirements origins linking liveness inference strides".split(),
     "sourcemap",
@@ -145,7 +145,7 @@ def test_checking_a_shipped_blueprint_imports_no_torch() -> None:
 PUBLIC = set(
     "Block BlueprintError Blueprint ComposerError DeclarationError Diagnostic Exporter Int InternalError Natural Number Pass PerAxis "
     "PerAxisNatural PluginError Positive Program Rate Reference Registry Replacement Rule Scope Size Slot Traits Type Value ceil_div compose hookimpl load map_ "
-    "maximum minimum product queries slot vector".split()
+    "make maximum minimum product queries slot vector".split()
 )
 
 

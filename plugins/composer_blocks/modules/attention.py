@@ -131,8 +131,8 @@ class WindowAttention(InWindows, Derived):
         return self._masks_of([split])[0]
 
     def _masks_of(self, kinds: list[tuple[bool, ...]]) -> Tensor:
-        """The masks of some kinds of windows, one after another: (kinds, 1, n, n). Places on the same side have the same
-        row, of which there are a few: (kinds, sides, n)."""
+        """The masks of some kinds of windows, one after another: (kinds, 1, n, n). Places on one side have one row, and
+        there are few sides: (kinds, sides, n)."""
         side = self._sides_of(kinds)
         sides = torch.arange(2 ** len(self.window), dtype=torch.uint8, device="cpu")
         there, else_ = (torch.tensor(v, dtype=torch.float32, device="cpu") for v in (self.mask or 0, 0))
