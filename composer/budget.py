@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 SMALL = 0.05
 """The share of the free memory below which a network is not weighed."""
 
-UNASKED = 32 * 2**20
+UNASKED = 64 * 2**20
 """Bytes of weights below which nobody asks what is free: a fraction of what torch itself takes, and reading what the
 control groups leave takes as long as making a hundred modules."""
 

@@ -65,7 +65,7 @@ M = TypeVar("M", bound=nn.Module)
 
 def make(kind: type[M], *args: Any, **options: Any) -> M:
     """The module `kind(*args, **options)`; while a network is built, one of torch's own is made in less time."""
-    waiting = _get_current_function_mode()
+    waiting = _get_current_function_mode()  # type: ignore[no-untyped-call]
     if kind in PLAIN and type(waiting) is Waiting:
         return waiting.made(kind, args, options)
     return kind(*args, **options)
@@ -172,7 +172,7 @@ def _left(waited: tuple[Tensor, Callable[[], Any]] | None) -> None:
 def _unfilled(kind: type[M], args: Any, options: Any) -> M | None:
     """The module without first values; None where making it fails, which the constructor itself may say."""
     try:
-        module = _bare(kind)(*args, **options)
+        module: M = _bare(kind)(*args, **options)
     except Exception:
         return None
     object.__setattr__(module, "__class__", kind)
@@ -180,7 +180,7 @@ def _unfilled(kind: type[M], args: Any, options: Any) -> M | None:
 
 
 @cache
-def _bare(kind: type[M]) -> type[M]:
+def _bare(kind: Any) -> Any:
     """The class with a constructor that fills nothing, and is quicker at keeping what it made."""
     return type(kind.__name__, (kind,), {"reset_parameters": lambda self: None, "__setattr__": _keep})
 

@@ -16,6 +16,7 @@ from composer.eject.recording import Recording, UnsaidError
 from composer.inference import Program, Step, is_move
 from composer.layouts import Held
 from composer.module import built
+from composer.sizing import Sizes
 
 Kind = One["module", "parameter", "object", "function"]
 """A module, a parameter by itself, an object that is called and has no parameters, or a function."""
@@ -110,7 +111,7 @@ def _part(step: Step, env: Mapping[str, int]) -> Part:
     if isinstance(step.block, Held):
         return Part("parameter", _held(step.block))
     with Recording(step.block.build) as recording:
-        made = built(step, env)
+        made = built(step, Sizes(env))
     try:
         if isinstance(made, nn.Parameter):
             raise UnsaidError("it is a parameter by itself, whose first value no expression says")
