@@ -24,7 +24,7 @@ from composer.prepared import AnyStep, Prepared, at_evaluation
 from composer.sweeps import Alone, Node, Streams, Sweep, needs
 from composer.traits import Traits
 
-FRESH = {"levels", "norms", "filters", "products"}
+FRESH = {"levels", "norms", "filters", "products", "activations"}
 """Passes whose steps give new memory."""
 
 
