@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable
 from contextvars import ContextVar
@@ -71,4 +70,6 @@ def warn(found: Iterable[Diagnostic]) -> None:
 
 def print_json(value: Any) -> None:
     """One JSON document on stdout."""
+    import json
+
     print(json.dumps(value, indent=2, default=str))

@@ -7,7 +7,6 @@ verb that is asked for (`MODULES`), so that `composer check` feels instant; type
 from __future__ import annotations
 
 import gc
-import json
 import os
 import sys
 from collections.abc import Iterable
@@ -78,12 +77,7 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """The exit status of a command."""
     try:
-        if not verdict.plain(arguments):
-            return parsed(arguments)
-        common.ONLY.set(None)
-        name, *overrides = arguments[1:]
-        verdict.verdict(name, overrides or None)
-        return 0
+        return unparsed(*arguments[1:]) if verdict.plain(arguments) else parsed(arguments)
     except ComposerError as fault:
         report(fault, "--json" in arguments)
         return 1
@@ -100,6 +94,13 @@ def run(arguments: list[str]) -> int:
 
         report(internal(fault), "--json" in arguments)
         return 1
+
+
+def unparsed(blueprint: str, *overrides: str) -> int:
+    """The exit status of a check that has no options; see `verdict.plain`."""
+    common.ONLY.set(None)
+    verdict.verdict(blueprint, [*overrides] or None)
+    return 0
 
 
 def parsed(arguments: list[str]) -> int:
@@ -138,6 +139,8 @@ def named(command: typer.models.CommandInfo) -> str:
 def report(fault: ComposerError, as_json: bool) -> None:
     """All mistakes, for people on stderr, for machines on stdout."""
     if as_json:
+        import json
+
         print(json.dumps({"errors": [d.to_json() for d in fault.diagnostics]}, indent=2))
         return
     print(coloured(str(fault)) if sys.stderr.isatty() else str(fault), file=sys.stderr)
