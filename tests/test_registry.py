@@ -492,13 +492,13 @@ def test_entry_points_are_those_of_their_group(monkeypatch: pytest.MonkeyPatch, 
 
 def test_names_and_versions_are_those_of_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(announced, "_plain", lambda: True)
-    ours = {announced.place(d): announced.name_and_version(d) for d in announced.distributions()}
+    known = {announced.place(d): (d.metadata["Name"], d.version) for d in metadata.distributions()}
+    assert {announced.place(d): announced.name_and_version(d) for d in announced.distributions()} == known
     for each in metadata.distributions():
-        known = (each.metadata["Name"], each.version)
-        assert announced.name_and_version(each) == known == ours.pop(announced.place(each))
-        (first, *_) = announced.distributions(each.metadata["Name"].swapcase().replace("-", "_"))
-        assert announced.name_and_version(first) == known
-    assert not ours
+        assert announced.name_and_version(each) == known[announced.place(each)]
+        name = each.metadata["Name"].swapcase().replace("-", "_")
+        found = announced.distributions(name), metadata.distributions(name=name)
+        assert [announced.place(d) for d in found[0]] == [announced.place(d) for d in found[1]]
 
 
 @pytest.mark.usefixtures("_fresh")
