@@ -172,7 +172,7 @@ def _left(waited: tuple[Tensor, Callable[[], Any]] | None) -> None:
 def _unfilled(kind: type[M], args: Any, options: Any) -> M | None:
     """The module without first values; None where making it fails, which the constructor itself may say."""
     try:
-        module: M = _bare(kind)(*args, **options)
+        module: M = _bare(kind)(*args, **options)  # type: ignore[arg-type]
     except Exception:
         return None
     object.__setattr__(module, "__class__", kind)

@@ -154,11 +154,12 @@ def made() -> list[Tensor]:
 
 
 def one_memory() -> list[Tensor]:
-    """Two parameters of one tensor, of which the second is a part."""
+    """Two parameters of one tensor, of which the second is a part: the last filling counts."""
     memory = torch.empty(4, 4)
     whole, row = nn.Parameter(memory), nn.Parameter(memory[0])
     nn.init.normal_(whole)
     nn.init.constant_(row, 2.0)
+    nn.init.normal_(whole)
     return [whole, row]
 
 
