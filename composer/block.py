@@ -241,8 +241,8 @@ class Block(BaseModel):
         other types are looked at."""
         axes: dict[str, Any] = {} if self.signature is None else notation.bind(self.signature, rule, types)
         axes["rank"] = rule.rank
-        other = {"layout": layout}
-        return {n: axes[n] if n in axes else types.get(n) or other.get(n) for n in _asked(type(self).build)}
+        names, others = _asked(type(self).build), {"layout": layout}
+        return {n: axes[n] if n in axes else types[n] if n in types else others.get(n) for n in names}
 
     def traits(self) -> Traits:
         """What passes may rely on; see `composer.traits`. Nothing, unless a block says so."""

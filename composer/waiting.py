@@ -94,12 +94,12 @@ class Waiting(TorchFunctionMode):
         if func in FILLINGS:
             target = args[0] if args else kwargs.get("tensor")
             if type(target) is nn.Parameter and _alone(target, (args[1:], kwargs)):
-                self._fill(target, but=target)
+                self.fill(target, but=target)
                 self._note(target, partial(func, *args, **kwargs))
                 return target
         if self.fillings:
             for tensor in _tensors((args, kwargs)):
-                self._fill(tensor)
+                self.fill(tensor)
         return func(*args, **kwargs)
 
     def made(self, kind: type[M], args: Any, options: Any) -> M:
@@ -124,16 +124,16 @@ class Waiting(TorchFunctionMode):
 
     def _note(self, target: Tensor, filling: Callable[[], Any]) -> None:
         if not target.is_meta:  # where there are no values
-            _left(self.fillings.get(id(target)))
+            _release(self.fillings.get(id(target)))
             self.fillings[id(target)] = target, filling
             self._unseen.append(target)
 
     def drop(self, parameter: Tensor) -> None:
         """Somebody else fills this one."""
         waited = self.fillings.pop(id(parameter), None)
-        _left(waited)
+        _release(waited)
         if waited is None:
-            self._fill(parameter)
+            self.fill(parameter)
 
     def forget(self) -> None:
         """Nobody fills what waits."""
@@ -147,12 +147,8 @@ class Waiting(TorchFunctionMode):
             for _, filling in waiting:
                 filling()
 
-    def fill(self, parameter: Tensor) -> None:
-        """Fill this one now, if it waits."""
-        self._fill(parameter)
-
-    def _fill(self, tensor: Tensor, but: Tensor | None = None) -> None:
-        """Fill the parameter that has this memory."""
+    def fill(self, tensor: Tensor, but: Tensor | None = None) -> None:
+        """Fill now what waits in the memory of a tensor."""
         while self._unseen:
             parameter = self._unseen.pop()
             self._storages[_key(parameter)] = id(parameter)
@@ -163,7 +159,7 @@ class Waiting(TorchFunctionMode):
                 filling()
 
 
-def _left(waited: tuple[Tensor, Callable[[], Any]] | None) -> None:
+def _release(waited: tuple[Tensor, Callable[[], Any]] | None) -> None:
     """What waited is filled otherwise."""
     if waited is not None and isinstance(waited[1], _One):
         waited[1].first.left.discard(waited[1].name)
