@@ -77,8 +77,9 @@ _FILES = {
 
 def _left(limit: Path, used: Path, statistics: Path) -> Iterator[int]:
     try:
+        most = int(limit.read_text())
         cache = [s.split()[1] for s in statistics.read_text().splitlines() if s.startswith("inactive_file ")]
-        yield max(0, int(limit.read_text()) - int(used.read_text()) + sum(map(int, cache)))
+        yield max(0, most - int(used.read_text()) + sum(map(int, cache)))
     except (OSError, ValueError):  # no such file, or no limit: `max`
         return
 
