@@ -49,7 +49,7 @@ detr         65 % is torch's convolution, forward and backward, 9 % products of 
 unetr        49 % is torch's convolution, 16 % products of matrices, 8 % batch norm
 vnet         92 % is torch's convolution
 
-Its ratios lie between 0.97 and 1.03 there, which is how far two runs of the same network are apart.
+The ratios of these lie between 0.97 and 1.03, which is how far two runs of the same network are apart.
 
 A plan of buffers laid out before the run is not built: what it could save is page faults, and the tuned allocator that
 `composer run` and `train` set for themselves saves these already (a step of `attention_unet_monai` 2639 -> 1656 ms).
