@@ -35,4 +35,4 @@ class FrozenBatchNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         shape = (1, -1) + (1,) * (x.dim() - 2)
         scale = self.weight * torch.rsqrt(self.running_var + self.eps)
-        return torch.addcmul((self.bias - self.running_mean * scale).view(shape), x, scale.view(shape))
+        return x * scale.view(shape) + (self.bias - self.running_mean * scale).view(shape)
