@@ -189,8 +189,8 @@ class Groups(Chunks):
     group: Group
 
     def prepare(self, modules: list[Any]) -> Any:
-        shared = {
-            port: modules[part](*[None] * required, **dict.fromkeys(named))
+        shared = {  # in one piece, so that scores that are nothing else are the same memory
+            port: modules[part](*[None] * required, **dict.fromkeys(named)).contiguous()
             for port, part, required, named in self.group.constants
         }
         return {"shared": shared, "plans": {}}

@@ -51,7 +51,8 @@ class Traits:
                   draws no random number, counts nothing, and writes into no input
     local         which cells of x a cell of y depends on, so that y may be computed in strips (`composer.locality`).
                   cells: the same one, whatever the size of the map, or token. window: those of a pooling module of
-                  torch, by its `kernel_size`, `stride` and `padding`. Linear and scaling leaves are local too
+                  torch, by its `kernel_size`, `stride` and `padding`. spread: each cell of x becomes a block of cells
+                  of y, `factor` of the module along every axis. Linear and scaling leaves are local too
     entire        the ports that every cell of y depends on as a whole, such as keys and values
     enlarges      y is x this many times as large, each cell between the two nearest centres of x; per axis or for all
     statistics    y = (x - mean) / sqrt(var + eps) · weight + bias by a module with these attributes, mean and variance
@@ -77,7 +78,7 @@ class Traits:
     attends: tuple[str, str] | None = None
     position: Literal["", "code", "angles", "bias"] = ""
     pure: bool = False
-    local: Literal["", "cells", "window"] = ""
+    local: Literal["", "cells", "window", "spread"] = ""
     entire: tuple[str, ...] = ()
     enlarges: int | tuple[int, ...] = 0
     statistics: Literal["", "channel", "group"] = ""
