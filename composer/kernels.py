@@ -253,6 +253,7 @@ class Levels:
             for part, port, like in level.resizes:
                 y = modules[part](y, **({port: values[like]} if like >= 0 else {}))
             total = y if total is None else total.add_(y)
+            del y  # before the next one is there
         assert total is not None
         return total.movedim(1, -1).contiguous() if self.last else total
 

@@ -166,7 +166,8 @@ class _Search:
         return MemoryPlan(self.budget, self.before, with_flops(best[0], self.program, best[1]), best[1])
 
     def _in_order(self) -> list[Schedule]:
-        """The candidates to try: the fastest of those that should fit, then the one that needs least."""
+        """The candidates to try: the fastest of those that should fit, then the one that needs least; where few should
+        fit, which an estimate may be wrong about, those that need least of each choice of values that are not whole."""
         rows = self.before.rows
         parts = self.before.peak.parts
         base = sum(parts.get(k, 0) for k in ("parameters", "buffers", "inputs", "prepared"))
@@ -174,7 +175,9 @@ class _Search:
         found = [(Estimate.of(s, known), s) for s in self._candidates()]
         fitting = sorted((f for f in found if f[0].peak <= self.budget), key=lambda f: f[0].work)
         spare = sorted((f for f in found if f[0].peak > self.budget), key=lambda f: f[0].peak)
-        tried = fitting[: TRIES - 1] + spare[:1]
+        tried = fitting[: TRIES - 1]
+        smallest = {s.virtual: (e, s) for e, s in reversed(spare)}
+        tried += sorted(smallest.values(), key=lambda f: f[0].peak)[: TRIES - len(tried)]
         least = [f for f in sorted(fitting, key=lambda f: f[0].peak)[:1] if f not in tried]
         return [s for _, s in tried + least]
 
@@ -186,7 +189,13 @@ class _Search:
         heavy = {n.makes[0] for n in flow.nodes if n.place in streamed and n.heavy}
         sizes = [None, *sorted({extents.bytes[v] for v in heavy}, reverse=True)[:LEVELS]]
         above = [{v for v in heavy if least is not None and extents.bytes[v] >= least} for least in sizes]
-        sets = dict.fromkeys(flow.virtual(streamed, once, again) for once in above for again in above if again <= once)
+        sets = dict.fromkeys(
+            flow.virtual(streamed, once, again, meetings=meetings)
+            for meetings in (True, False)
+            for once in above
+            for again in above
+            if again <= once
+        )
         for virtual in sets:
             yield from (Schedule(flow, streamed, virtual, extents, self.budget // n) for n in PIECES)
 
