@@ -115,7 +115,7 @@ class Operator:
             return Filters([modules[0].weight.detach()], bias, affine, excess > FEW)
         weight, bias = self._folded(modules)
         weights = torch.split(weight, list(self.splits), 1) if self.splits else [weight]
-        if self.last and not self.product and weight.device.type == "cpu":  # else they were copied at every call
+        if self._turns(weight) and not self.product and weight.device.type == "cpu":  # else copied at every call
             return Filters([channels_last(w) for w in weights], bias)
         return Filters([w.contiguous() for w in weights] if self.splits else [weight], bias)
 
@@ -138,12 +138,13 @@ class Operator:
         (weights, bias, affine, few), (module, *rest) = derived, modules[1:] if self.splits else modules
         if len(weights) < len(values):
             values = (torch.cat(values, 1),)
-        last = self.last and not self.product and not few
+        turns = self._turns(values[0])
+        last = turns and not self.product and not few
         if last and values[0].device.type == "cpu":  # elsewhere it is not measured
             values = tuple(map(channels_last, values))
         first = self.first or (few and self.last and not self.product)
         values = tuple(x.contiguous() for x in values) if first else values
-        y = self._mapped(module, values[0], weights[0], bias, last)
+        y = self._mapped(module, values[0], weights[0], bias, turns if self.product else last)
         for x, weight in zip(values[1:], weights[1:], strict=True):
             self._add(y, module, x, weight)
         y = y if affine is None else _scaled_over(y, *affine)
@@ -152,9 +153,13 @@ class Operator:
             y = move(y)
         return y
 
+    def _turns(self, x: Tensor) -> bool:
+        """Whether channels lie last in memory: not on a CPU where that gains nothing for such numbers."""
+        return self.last and (x.device.type != "cpu" or onednn.computes(x.dtype))
+
     def _mapped(self, module: Any, x: Tensor, weight: Tensor, bias: Tensor | None, last: bool) -> Tensor:
         if self.product:
-            return product(x, weight, bias, self.last and not self.out)
+            return product(x, weight, bias, last and not self.out)
         if last and onednn.takes(module, x, weight):
             return onednn.convolve(module, x, weight, bias)
         return applied(module, x, weight, bias)
@@ -167,7 +172,7 @@ class Operator:
         elif self.last and not self.product and onednn.takes(module, x, weight):
             onednn.add_to(total, module, x, weight)
         else:
-            total.add_(self._mapped(module, x, weight, None, self.last))
+            total.add_(self._mapped(module, x, weight, None, self._turns(x)))
 
 
 def _affine(modules: list[Any]) -> tuple[Tensor, Tensor]:
