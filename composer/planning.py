@@ -39,11 +39,16 @@ LEVELS = 5
 """Sizes of maps whose convolutions may be computed in sweeps, and more than once."""
 TRIES = 6
 """Candidates that the cost model runs."""
-JOINING = ("windows", "chunks", "layout", "splits", "instances")
-"""Passes that join steps into one which needs the whole map."""
+JOINING = ("windows", "scores", "chunks", "layout", "splits", "instances")
+"""Passes that join steps into one which needs the whole map, or keep what takes more than the map."""
 GROUPING = ("windows", "chunks")
 """Those of them whose step takes some windows, or some tokens, of the map after others, so that what is wider than the
 map is never whole: without them attention in windows has all its scores at once, with them the rest is in strips."""
+
+KEEPING = ("norms", "filters")
+"""Passes that keep weights a second time, as evaluation uses them."""
+MUCH = 16
+"""What is kept beside the weights counts from this part of the peak on."""
 
 
 def planned(
@@ -57,8 +62,8 @@ def planned(
 ) -> MemoryPlan:
     """The plan for a pass over inputs of these shapes; the best there is where none fits. `apart` makes the program
     without some passes, which evaluation is planned on: those of `JOINING`, and first, where they do anything, without
-    the others alone than those of `GROUPING`. `options` are those of `measure`; FLOPs are counted
-    in any case, because candidates are told apart by them."""
+    the others alone than those of `GROUPING`; at last, where they keep much, without those of `KEEPING` besides.
+    `options` are those of `measure`; FLOPs are counted in any case, because candidates are told apart by them."""
     options = {**options, "training": training, "flops": False}
     before = with_flops(measure(program, shapes, **options), program)
     if before.peak.bytes <= budget:
@@ -67,10 +72,12 @@ def planned(
         search = _Search(program, shapes, budget, options, before)
         return search.checkpointed() if training else search.streamed()
     plans: list[MemoryPlan] = []
-    for without in (tuple(p for p in JOINING if p not in GROUPING), JOINING):
+    for without in (tuple(p for p in JOINING if p not in GROUPING), JOINING, (*JOINING, *KEEPING)):
+        if {*KEEPING} <= {*without} and MUCH * min(_kept(p.after) for p in plans) < budget:
+            continue
         other = apart(without)
         grouped = grouped_in(other)
-        if without != JOINING and not grouped:
+        if not {*GROUPING} & {*without} and not grouped:
             continue
         plan = _apart(other, shapes, budget, options)
         plans.append(replace(plan, before=before, without=without, grouped=grouped))
@@ -78,6 +85,11 @@ def planned(
             return plans[-1]
     best = min(plans, key=lambda p: p.after.peak.bytes)
     return best if best.after.peak.bytes < before.peak.bytes else MemoryPlan(budget, before, before)
+
+
+def _kept(cost: Cost) -> int:
+    """Bytes at the peak that were derived from weights."""
+    return cost.peak.parts.get("prepared", 0)
 
 
 def _apart(program: Program, shapes: Shapes, budget: int, options: Mapping[str, Any]) -> MemoryPlan:
