@@ -40,14 +40,16 @@ NETWORKS: dict[str, tuple[str, tuple[str, ...], dict[str, tuple[int, ...]]]] = {
 }
 """Published networks, volumes at sizes that two cores compute in a second.
 
-Where a training step stays below 1.1, from profiles of one thread:
+Where a training step stays below 1.1, from profiles, both sides alike:
 
-vit       80 % is products of matrices, on both sides the same, 7 % fused attention
-detr      62 % is torch's convolution, forward and backward, 14 % products of matrices, on both sides alike; norms of
-          the backbone (mul, add) 7 %. The heads of all six layers are computed for the losses, theirs of the last one
+vit          84 % is products of matrices, 4 % fused attention
+transformer  79 % is products of matrices, 5 % fused attention
+detr         65 % is torch's convolution, forward and backward, 9 % products of matrices. The heads of all six layers
+             are computed for the losses, theirs of the last one
+unetr        49 % is torch's convolution, 16 % products of matrices, 8 % batch norm
+vnet         92 % is torch's convolution
 
-`unetr` (1.03 by the processor time of one thread) and `vnet` have no profile of a step yet; of `vnet` at
-evaluation 88 % is convolutions. `composer bench NAME --train --profile` makes one.
+The ratios of these lie between 0.97 and 1.03, which is how far two runs of the same network are apart.
 
 A plan of buffers laid out before the run is not built: what it could save is page faults, and the tuned allocator that
 `composer run` and `train` set for themselves saves these already (a step of `attention_unet_monai` 2639 -> 1656 ms).

@@ -31,16 +31,12 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from composer.calls import Quick, by_name, callee, moved
 from composer.diagnostics import BlueprintError, Diagnostic, did_you_mean, listing
 from composer.evaluating import Evaluated
 from composer.taps import Node
 from composer.types import Type
 
-_PLAIN = 1
-"""How a step is called by position, in the plans of `composer.module`; one that has weights too has several results."""
-
-# A step of a plan, as in `composer.module`: home, name, kind, reads, named, target, dead, place.
-_HOME, _NAME = 0, 1
 _Y, _WEIGHTS = "", "need_weights"
 
 
@@ -191,8 +187,7 @@ def tapped(plan: Any, nodes: Mapping[Node, Rows]) -> Any:
     made.calls, made.taps, slots = list(plan.calls), dict(plan.taps), {}
     made.rows = {**{n.address: rows for n, rows in nodes.items()}, **plan.rows}
     for k, (address, call) in enumerate(zip(plan.addresses, plan.calls, strict=True)):
-        module = call[_HOME][call[_NAME]]
-        module = getattr(module, "__wrapped__", module)
+        module = callee(call)
         plain: Any = module.plain if isinstance(module, Evaluated) else None
         names = [address] if plain is None else plain.addresses
         new = {a: made.size + n for n, a in enumerate(a for a in names if a in wanted and wanted[a] not in plan.taps)}
@@ -213,11 +208,11 @@ def _free(address: str, taken: Mapping[str, int]) -> str:
     return f"{address}#{count + 1}" if count else address
 
 
-def _asking(call: Any, slot: int, rows: Rows) -> Any:
+def _asking(quick: Quick, slot: int, rows: Rows) -> Quick:
     """A call that also asks for weights, and puts them into a slot."""
-    home, name, kind, reads, named, target, dead, at = call
-    targets = ((_Y, target),) if isinstance(target, int) else target
-    return {"": _Asking(home, name, rows)}, "", min(kind, _PLAIN), reads, named, (*targets, (_WEIGHTS, slot)), dead, at
+    call = by_name(quick)
+    targets = ((_Y, call.target),) if isinstance(call.target, int) else call.target
+    return moved(call.several((*targets, (_WEIGHTS, slot))).quick(), _Asking(call.home, call.name, rows))
 
 
 class _Asking:
@@ -238,18 +233,16 @@ class _Asking:
         return {**several, _WEIGHTS: found}
 
 
-def _apart(call: Any, slots: Mapping[str, int], asked: Mapping[str, Rows]) -> Any:
+def _apart(quick: Quick, slots: Mapping[str, int], asked: Mapping[str, Rows]) -> Quick:
     """The parts of a prepared step in its place, those in question asking for weights."""
-    home, name, kind, reads, named, target, dead, at = call
-    plain = getattr(home[name], "__wrapped__", home[name]).plain
+    plain, call = callee(quick).plain, by_name(quick)
     parts = copy.copy(plain)
     parts.calls = [
         _asking(c, slots[a], asked[a]) if a in slots else c for a, c in zip(plain.addresses, plain.calls, strict=True)
     ]
     parts.also = tuple(slots.values())
-    own = (target,) if isinstance(target, int) else tuple(slot for _, slot in target)
-    targets = tuple((slot, slot) for slot in (*own, *parts.also))
-    return {"": parts}, "", min(kind, _PLAIN), reads, named, targets, dead, at
+    own = (call.target,) if isinstance(call.target, int) else tuple(slot for _, slot in call.target)
+    return moved(call.several(tuple((slot, slot) for slot in (*own, *parts.also))).quick(), parts)
 
 
 # --- taps -----------------------------------------------------------------------------------------------------------

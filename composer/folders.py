@@ -11,7 +11,6 @@ its files none can hold code. Imports no torch.
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -51,6 +50,8 @@ def read(path: Path) -> dict[str, Any]:
         found = f"it has {listing(sorted(p.name for p in path.iterdir()), 6) or 'nothing'}" if path.is_dir() else ""
         raise _no_network(path, f"it {where} {listing(missing)}", found)
     try:
+        import json
+
         config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError) as fault:
         raise _no_network(path, f"its {CONFIG} cannot be read ({' '.join(str(fault).split())[:80]})") from None

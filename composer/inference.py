@@ -115,7 +115,7 @@ class Program:
     """What runs in training, if passes prepared something for it."""
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False, repr=False, match_args=False)
 class _Asked:
     """A constraint, and the steps of the part that asked for it: from `first` up to `end`, none if they are equal."""
 

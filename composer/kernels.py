@@ -95,6 +95,7 @@ class Operator:
     out      channels lie first in memory in the result, because it is the user's
     splits   channels of each value, where the first part is their concatenation, which is never made
     cells    of its map; a filter that is larger than the map is not kept a second time. 0 where nobody says
+    act      the function of `Traits` that the last part is
     """
 
     weight: str = "weight"
@@ -105,9 +106,10 @@ class Operator:
     out: bool = False
     splits: tuple[int, ...] = ()
     cells: int = 0
+    act: str = ""
 
     def prepare(self, modules: list[Any]) -> Filters:
-        modules = modules[1:] if self.splits else modules
+        modules = self._linear(modules)
         excess = self._excess(modules[0])
         if excess > 1:
             bias = None if modules[0].bias is None else modules[0].bias.detach()
@@ -118,6 +120,10 @@ class Operator:
         if self._turns(weight) and not self.product and weight.device.type == "cpu":  # else copied at every call
             return Filters([channels_last(w) for w in weights], bias)
         return Filters([w.contiguous() for w in weights] if self.splits else [weight], bias)
+
+    def _linear(self, modules: list[Any]) -> list[Any]:
+        """The parts from the linear map to its norm."""
+        return modules[1 if self.splits else 0 : -1 if self.act else None]
 
     def _excess(self, module: Any) -> float:
         """How many times as large as its map the filter is, if that is a parameter as it stands."""
@@ -135,7 +141,7 @@ class Operator:
         return scaled(module, wide(weight), scale).to(weight.dtype), shift.to(weight.dtype)
 
     def run(self, derived: Any, modules: list[Any], values: tuple[Any, ...]) -> Tensor:
-        (weights, bias, affine, few), (module, *rest) = derived, modules[1:] if self.splits else modules
+        (weights, bias, affine, few), (module, *rest) = derived, self._linear(modules)
         if len(weights) < len(values):
             values = (torch.cat(values, 1),)
         turns = self._turns(values[0])
@@ -144,10 +150,13 @@ class Operator:
             values = tuple(map(channels_last, values))
         first = self.first or (few and self.last and not self.product)
         values = tuple(x.contiguous() for x in values) if first else values
-        y = self._mapped(module, values[0], weights[0], bias, turns if self.product else last)
+        act = onednn.Function.of(self.act, modules[-1]) if self.act and affine is None else None
+        y = self._mapped(module, values[0], weights[0], bias, turns if self.product else last, act)
         for x, weight in zip(values[1:], weights[1:], strict=True):
             self._add(y, module, x, weight)
-        y = y if affine is None else _scaled_over(y, *affine)
+        if affine is not None:
+            y = _scaled_over(y, *affine)
+            y = onednn.Function.of(self.act, modules[-1]).over(y) if self.act else y
         y = y.contiguous() if self.out else y
         for move in rest[: -1 if self.scales else None]:  # the compiler's own changes of layout
             y = move(y)
@@ -157,12 +166,23 @@ class Operator:
         """Whether channels lie last in memory: not on a CPU where that gains nothing for such numbers."""
         return self.last and (x.device.type != "cpu" or onednn.computes(x.dtype))
 
-    def _mapped(self, module: Any, x: Tensor, weight: Tensor, bias: Tensor | None, last: bool) -> Tensor:
+    def _mapped(
+        self,
+        module: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        last: bool,
+        act: onednn.Function | None = None,
+    ) -> Tensor:
         if self.product:
             return product(x, weight, bias, last and not self.out)
         if last and onednn.takes(module, x, weight):
-            return onednn.convolve(module, x, weight, bias)
-        return applied(module, x, weight, bias)
+            return onednn.convolve(module, x, weight, bias, act)
+        if act is not None and onednn.multiplies(module, x, weight):
+            return onednn.multiply(x, weight, bias, act)
+        y = applied(module, x, weight, bias)
+        return y if act is None else act.over(y)
 
     def _add(self, total: Tensor, module: Any, x: Tensor, weight: Tensor) -> None:
         """Add what the module computes to a map that is there."""
@@ -256,6 +276,8 @@ class Levels:
             y = functional.linear(x if level.last else x.movedim(1, -1), weight, shift if k == 0 else None)
             y = y.movedim(-1, 1)
             for part, port, like in level.resizes:
+                if like >= 0 and values[like].shape[2:] == y.shape[2:]:
+                    continue  # it has this grid: a copy would be one more map
                 y = modules[part](y, **({port: values[like]} if like >= 0 else {}))
             total = y if total is None else total.add_(y)
             del y  # before the next one is there

@@ -16,14 +16,11 @@ Reading checks the file against itself only; `composer.locking` compares it with
 
 from __future__ import annotations
 
-import json
-import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from composer.diagnostics import BlueprintError, Diagnostic, Span, listing
 from composer.frozen import dataclass
-from composer.interfaces import digest
 from composer.source import Map, span_of
 
 FORMAT = 1
@@ -92,6 +89,9 @@ class Lock:
 
     def again(self) -> str:
         """How to make the lock again."""
+        import json
+        import shlex
+
         name, overrides = self.of
         given = [f"{k}={v if isinstance(v, str) else json.dumps(v)}" for k, v in overrides.items()]
         words = " ".join(map(shlex.quote, [name, *given]))
@@ -132,6 +132,8 @@ def read(top: Map) -> Lock:
 
 def hashes(document: Mapping[str, Any]) -> dict[str, str]:
     """The hash of each section; of the graph in the order it is written in, which names the order of its nodes."""
+    from composer.interfaces import digest
+
     return {key: digest(_ordered(document[key]) if key == "graph" else document[key]) for key in SECTIONS}
 
 

@@ -23,6 +23,7 @@ from torch.utils.checkpoint import checkpoint, noop_context_fn
 from composer.addresses import Pattern
 from composer.attention import Taps, tapped, together
 from composer.beginning import begin, begun
+from composer.calls import NAMED, PLAIN, SINGLE, Call, Quick, callee, gathered, moved, run
 from composer.diagnostics import BlueprintError, Diagnostic, PluginError, listing, nearest, raised_at
 from composer.dims import Size, symbols_of
 from composer.evaluating import Evaluated, Home, Trained, Watched, following, modules_in, recording
@@ -46,14 +47,6 @@ if TYPE_CHECKING:
 
 # A step's callable is found when it is called (`Home`): among the children of its owner, by its name. Looking it up
 # costs 30 ns, and a module that is replaced (SyncBatchNorm, adapters, quantization) is really replaced.
-
-Call = tuple[Mapping[str, Any], str, int, tuple[Any, ...], tuple[tuple[str, Any], ...], Any, tuple[int, ...], str]
-"""One step: home, name, how it is called (`NAMED`, `PLAIN` or `SINGLE`), slots of the required ports, slots of the
-others by name, where the result goes, which slots are empty afterwards, and the place in the blueprint."""
-
-NAMED, PLAIN, SINGLE = 0, 1, 2
-"""How a step is called: with lists or by name; with single values by position; with one value, for one result. Most are
-of the last kind, which a step at run time costs a third of the others."""
 
 
 class InputError(BlueprintError, ValueError):
@@ -264,10 +257,7 @@ class Network(nn.Module):
 
     def _evaluated(self) -> Iterator[Evaluated]:
         for plan in self._prepared.values():
-            for home, name, *_ in plan.calls:
-                call = getattr(home[name], "__wrapped__", home[name])
-                if isinstance(call, Evaluated):
-                    yield call
+            yield from (called for called in map(callee, plan.calls) if isinstance(called, Evaluated))
 
     def _forget(self) -> None:
         for step in self._evaluated() if "_prepared" in self.__dict__ else ():
@@ -330,7 +320,7 @@ class Network(nn.Module):
                 text = f"these strips are for {len(streams.nodes)} steps, this network has {len(plan.calls)}"
                 help = ("build it without the same passes: `build(without=plan.without)`, or by `build(memory=…)`",)
                 raise BlueprintError(Diagnostic("BP706", text, help=help))
-            plan.stream = Streaming(streams, plan.calls, _steps)
+            plan.stream = Streaming(streams, plan.calls)
         return self
 
     def planned(self, plan: MemoryPlan) -> Network:
@@ -378,14 +368,15 @@ class Network(nn.Module):
 def watch(network: Network, watcher: Callable[[str, Callable[..., Any]], Callable[..., Any]]) -> None:
     """Put `watcher(address, callable)` in the place of what every step calls, for good; its `__wrapped__` is that."""
     for plan in (*network._plans.values(), *network._prepared.values(), *network._trained.values()):
-        for k, (home, name, *rest) in enumerate(plan.calls):
-            plan.calls[k] = ({"": watcher(plan.addresses[k], home[name])}, "", *rest)
+        for k, quick in enumerate(plan.calls):
+            _, home, name, *_ = quick
+            plan.calls[k] = moved(quick, watcher(plan.addresses[k], home[name]))
 
 
 def callables(network: Network) -> dict[str, Callable[..., Any]]:
     """What every step calls, by its address."""
     plans = network._plans.values()
-    return {a: home[name] for p in plans for a, (home, name, *_) in zip(p.addresses, p.calls, strict=True)}
+    return {a: home[name] for p in plans for a, (_, home, name, *_) in zip(p.addresses, p.calls, strict=True)}
 
 
 def regroup(network: Network, change: Callable[[_Plan], None]) -> None:
@@ -398,7 +389,7 @@ def regroup(network: Network, change: Callable[[_Plan], None]) -> None:
 def uses(network: Network) -> Iterator[tuple[str, Any, list[nn.Parameter]]]:
     """The address of every step, in training and at evaluation, what it calls, and the parameters of that."""
     for plan in network._plans.values():
-        for address, (home, name, *_) in zip(plan.addresses, plan.calls, strict=True):
+        for address, (_, home, name, *_) in zip(plan.addresses, plan.calls, strict=True):
             call = home[name]
             if isinstance(call, nn.Module):
                 yield address, call, list(call.parameters())
@@ -414,7 +405,7 @@ def values(network: Network, given: Sequence[Tensor | None]) -> dict[int, Any]:
     plan = network._plans[network.training, *[given[k] is not None for k in network._optional]]
     kept = _Kept()
     kept.update(zip(plan.inputs, given, strict=True))
-    _steps(plan.calls, kept)
+    run(plan.calls, kept)
     return kept
 
 
@@ -480,8 +471,8 @@ class _Plan:
 
     def delivered(self, slots: list[Any]) -> Any:
         if self.single and not self.shown:
-            return _gathered(self.outputs[0][1], slots) if self.outputs else None
-        made = {name: _gathered(ids, slots) for name, ids in self.outputs}
+            return gathered(self.outputs[0][1], slots) if self.outputs else None
+        made = {name: gathered(ids, slots) for name, ids in self.outputs}
         return {**made, KEY: {a: slots[k] for a, k in self.shown.items()}} if self.shown else made
 
 
@@ -539,13 +530,18 @@ def _calls(
     built: Mapping[str, Home],
     wanted: Iterable[int],
     watched: Mapping[str, Sequence[Watched]],
-) -> list[Call]:
-    return [
-        (*_prepared(s, built, watched), _kind(s.reads, s.outputs), s.reads, (), _one(s.outputs), dead, f"`{s.address}`")
-        if isinstance(s, Prepared)
-        else (*built[s.module], *_arguments(s), _targets(s), dead, _place(s))
-        for s, dead in zip(steps, _last_reads(steps, wanted), strict=True)
-    ]
+) -> list[Quick]:
+    lasts = zip(steps, _last_reads(steps, wanted), strict=True)
+    return [_call(s, _prepared(s, built, watched) if isinstance(s, Prepared) else built[s.module], d) for s, d in lasts]
+
+
+def _call(step: AnyStep, home: Home, dead: tuple[int, ...]) -> Quick:
+    """A step on the slots of its plan."""
+    if isinstance(step, Prepared):
+        kind, place = _kind(step.reads, step.outputs), f"`{step.address}`"
+        return Call(*home, kind, step.reads, (), _one(step.outputs), dead, place).quick()
+    kind, reads, named = _arguments(step)
+    return Call(*home, kind, reads, named, _targets(step), dead, _place(step)).quick()
 
 
 def _one(outputs: tuple[int, ...]) -> Any:
@@ -565,65 +561,40 @@ def _prepared(step: Prepared, built: Mapping[str, Home], watched: Mapping[str, S
 class _Parts:
     """Steps as one callable, on the values they need from outside; with what they give `also`, by slots."""
 
-    def __init__(self, addresses: Sequence[str], calls: Sequence[Call], reads: Sequence[int], targets: Sequence[int]):
+    def __init__(self, addresses: Sequence[str], calls: Sequence[Quick], reads: Sequence[int], targets: Sequence[int]):
         self.addresses, self.calls, self.reads, self.targets = addresses, calls, reads, targets
         self.also: tuple[int, ...] = ()
 
     def __call__(self, *values: Any) -> Any:
         slots = dict(zip(self.reads, values, strict=True))
-        _steps(self.calls, slots)
+        run(self.calls, slots)
         if self.also:
             return {k: slots[k] for k in (*self.targets, *self.also)}
         made = [slots[k] for k in self.targets]
         return made[0] if len(made) == 1 else made
 
 
-def perform(calls: Sequence[Call], segments: Sequence[Segment], slots: Any) -> None:
+def perform(calls: Sequence[Quick], segments: Sequence[Segment], slots: Any) -> None:
     """Run calls on slots; while gradients are recorded, segment by segment."""
     if not segments or not torch.is_grad_enabled():
-        _steps(calls, slots)
+        run(calls, slots)
         return
     for segment in segments:
         if segment.again:
             _checkpointed(calls[segment.start : segment.stop], segment, slots)
         else:
-            _steps(calls[segment.start : segment.stop], slots)
+            run(calls[segment.start : segment.stop], slots)
 
 
-def _steps(calls: Sequence[Call], slots: Any) -> None:
-    """Run steps on slots, a list or a dictionary of them."""
-    at = ""
-    try:
-        for home, name, kind, reads, named, target, dead, at in calls:  # noqa: B007 - `at` is for the note
-            if kind == SINGLE:
-                slots[target] = home[name](slots[reads[0]])
-            else:
-                if kind == PLAIN:
-                    made = home[name](*map(slots.__getitem__, reads))
-                else:
-                    made = home[name](*_gathered(reads, slots), **{k: _gathered(v, slots) for k, v in named})
-                if type(target) is int:
-                    slots[target] = made
-                else:
-                    for key, slot in target:
-                        slots[slot] = made[key]
-                made = None  # steps of the other kind would not let go of it
-            for slot in dead:
-                slots[slot] = None
-    except Exception as fault:
-        fault.add_note(f"in the node {at}")
-        raise
-
-
-def _checkpointed(calls: Sequence[Call], segment: Segment, slots: list[Any]) -> None:
+def _checkpointed(calls: Sequence[Quick], segment: Segment, slots: list[Any]) -> None:
     """Run steps so that nothing inside them is kept: the backward pass runs them again."""
 
     def inside(*values: Any) -> tuple[Any, ...]:
         own = dict(zip(segment.reads, values, strict=True))
-        _steps(calls, own)
+        run(calls, own)
         return tuple(own[k] for k in segment.writes)
 
-    states = [b for home, name, *_ in calls for b in _states(home[name])]
+    states = [b for _, home, name, *_ in calls for b in _states(home[name])]
     given = [slots[k] for k in segment.reads]
     for slot in segment.dead:
         slots[slot] = None
@@ -702,14 +673,6 @@ def _last_reads(steps: Sequence[AnyStep], outputs: Iterable[int]) -> list[tuple[
         result.append(tuple(sorted(touched - alive)))
         alive |= touched
     return result[::-1]
-
-
-def _gathered(ids: Any, slots: Sequence[Any]) -> Any:
-    if isinstance(ids, dict):
-        return {k: _gathered(v, slots) for k, v in ids.items()}
-    if isinstance(ids, (list, tuple)):
-        return [_gathered(v, slots) for v in ids]
-    return None if ids is None else slots[ids]
 
 
 def _axes_of(value: Tensor, spec: ProgramInput) -> dict[str, int]:

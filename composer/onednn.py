@@ -7,11 +7,12 @@ that is there, as torch's own compiler has it do.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.modules.conv import _ConvNd
 
@@ -44,12 +45,62 @@ def takes(module: Any, x: Tensor, weight: Tensor) -> bool:
     return plain and not isinstance(module.padding, str) and not torch.is_autocast_enabled("cpu")
 
 
-def convolve(module: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """What the module computes, with another weight and bias."""
+@dataclass(frozen=True)
+class Function:
+    """A function of each number that oneDNN applies to what it computes: its name there, its numbers, its variant."""
+
+    name: str
+    numbers: tuple[float, ...] = ()
+    variant: str = ""
+
+    @classmethod
+    def of(cls, name: str, act: Any) -> Function:
+        """That of a module, as `Traits.function` names it."""
+        numbers = (act.negative_slope,) if name == "leaky_relu" else ()
+        return cls(name, numbers, act.approximate if name == "gelu" else "")
+
+    def over(self, y: Tensor) -> Tensor:
+        """Written over a value, by torch."""
+        if self.name == "gelu":
+            made: Tensor = torch.ops.aten.gelu_(y, approximate=self.variant)
+            return made
+        return torch.nn.functional.leaky_relu_(y, *self.numbers) if self.numbers else torch.relu_(y)
+
+    @property
+    def options(self) -> tuple[str, list[float], str]:
+        """As oneDNN takes them."""
+        return self.name, list(self.numbers), self.variant
+
+
+def convolve(module: Any, x: Tensor, weight: Tensor, bias: Tensor | None, act: Function | None = None) -> Tensor:
+    """What the module computes, with another weight and bias, and what a function makes of that."""
     if type(x) is FakeTensor:  # of which oneDNN knows nothing
         return _memory(module, x)
     options = (module.padding, module.stride, module.dilation, module.groups)
-    made: Tensor = torch.mkldnn_convolution(x, weight, bias, *options)
+    joined = getattr(torch.ops.mkldnn, "_convolution_pointwise", None)  # torch does not promise that there is one
+    if act is not None and joined is not None:
+        made: Tensor = joined(x, weight, bias, *options, *act.options)
+        return made
+    made = torch.mkldnn_convolution(x, weight, bias, *options)
+    return made if act is None else act.over(made)
+
+
+MANY = 2**25
+"""Multiplications from which on oneDNN's product with a function takes no longer than torch's and the function."""
+
+
+def multiplies(module: Any, x: Tensor, weight: Tensor) -> bool:
+    """Whether oneDNN can compute x · Wᵀ here, and a function of it, and does it in less time."""
+    plain = type(module) is nn.Linear and type(x) is Tensor and x.device.type == "cpu"
+    if not plain or not x.dtype == weight.dtype == torch.float32 or torch.is_autocast_enabled("cpu"):
+        return False
+    known = bool(torch.backends.mkldnn.enabled) and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    return known and weight.is_contiguous() and x.numel() * weight.shape[0] >= MANY
+
+
+def multiply(x: Tensor, weight: Tensor, bias: Tensor | None, act: Function) -> Tensor:
+    """act(x · Wᵀ + b) of the last axis."""
+    made: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, *act.options)
     return made
 
 

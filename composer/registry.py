@@ -18,12 +18,11 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import field, replace
 from functools import lru_cache
-from importlib.metadata import Distribution, EntryPoint, distributions
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from composer.announced import entry_points, name_and_version
+from composer.announced import Point, distributions, entry_points, name_and_version, place
 from composer.block import Block
 from composer.diagnostics import BlueprintError, Diagnostic, PluginError, listing
 from composer.frozen import dataclass
@@ -218,11 +217,11 @@ def _installed(only: frozenset[str] | None = None) -> Registry:
     return replace(registry, off=tuple(off), notices=(*registry.notices, *map(_unknown, unknown)))
 
 
-def _distribution(point: EntryPoint) -> str:
+def _distribution(point: Point) -> str:
     return canonical(name_and_version(point.dist)[0]) if point.dist else ""
 
 
-def _is_on(point: EntryPoint, only: frozenset[str] | None) -> bool:
+def _is_on(point: Point, only: frozenset[str] | None) -> bool:
     if only is None:  # looking up a distribution takes as long as importing a small plugin
         return True
     own = _distribution(point)
@@ -234,7 +233,7 @@ def _unknown(name: str) -> Diagnostic:
     return Diagnostic("BP608", text, help=("`composer plugins` lists those that are",), severity="warning")
 
 
-def _loaded(registry: Registry, point: EntryPoint) -> Registry:
+def _loaded(registry: Registry, point: Point) -> Registry:
     package = point.value.partition(":")[0].split(".")[0].strip()
     name, version = name_and_version(point.dist) if point.dist else (point.value, "")
     plugin = Plugin(point.name, name, version, package=package)
@@ -265,11 +264,11 @@ def _double(plugin: Plugin) -> Diagnostic | None:
 
     In two folders the first on the path is the one that Python takes, for code and metadata alike.
     """
-    folders: dict[str, dict[str, Distribution]] = {}
-    for dist in distributions(name=plugin.distribution):
-        path = Path(str(getattr(dist, "_path", "")))
-        folders.setdefault(str(path.parent), {})[path.name] = dist
-    several = ((f, {d.version: name for name, d in found.items()}) for f, found in folders.items() if len(found) > 1)
+    folders: dict[str, dict[str, str]] = {}
+    for each in distributions(plugin.distribution):
+        path = Path(place(each))
+        folders.setdefault(str(path.parent), {})[path.name] = name_and_version(each)[1]
+    several = ((f, {v: name for name, v in found.items()}) for f, found in folders.items() if len(found) > 1)
     found = next(((f, v) for f, v in several if len(v) > 1), None)
     if found is None:
         return None

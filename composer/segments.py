@@ -12,6 +12,7 @@ from itertools import groupby
 from typing import Any
 
 from composer.addresses import Pattern
+from composer.calls import Quick, by_name
 from composer.inference import is_move
 
 
@@ -35,7 +36,7 @@ def owners(address: str) -> Iterator[str]:
 
 
 def segments(
-    addresses: Sequence[str], calls: Sequence[Any], wanted: Iterable[int], patterns: Sequence[Pattern]
+    addresses: Sequence[str], calls: Sequence[Quick], wanted: Iterable[int], patterns: Sequence[Pattern]
 ) -> list[Segment]:
     """The plan cut into segments; none where no pattern fits, so that the plan runs as one."""
     named = _adopted([_owner(a, patterns) for a in addresses], [is_move(a) for a in addresses])
@@ -69,16 +70,16 @@ def _adopted(named: list[str], moves: Sequence[bool]) -> list[str]:
     return result
 
 
-def _segment(calls: Sequence[Any], start: int, stop: int, wanted: set[int]) -> Segment:
+def _segment(calls: Sequence[Quick], start: int, stop: int, wanted: set[int]) -> Segment:
     """`dead` of a call are slots that nobody reads after it."""
     made: dict[int, None] = {}
     reads: dict[int, None] = {}
     dead: set[int] = set()
-    for _, _, _, required, named, target, gone, _ in calls[start:stop]:
-        touched = [*_slots(required), *(i for _, value in named for i in _slots(value))]
+    for call in map(by_name, calls[start:stop]):
+        touched = [*_slots(call.reads), *(i for _, value in call.named for i in _slots(value))]
         reads |= dict.fromkeys(i for i in touched if i not in made)
-        made |= dict.fromkeys([target] if isinstance(target, int) else [slot for _, slot in target])
-        dead |= set(gone)
+        made |= dict.fromkeys([call.target] if isinstance(call.target, int) else [slot for _, slot in call.target])
+        dead |= set(call.dead)
     writes = tuple(i for i in made if i not in dead or i in wanted)
     return Segment(start, stop, True, tuple(reads), writes, tuple(sorted(dead & set(reads))))
 

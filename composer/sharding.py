@@ -24,8 +24,9 @@ from torch.distributed.tensor import DTensor
 from torch.utils._pytree import tree_map_only
 
 from composer.addresses import Pattern
+from composer.calls import PLAIN, Call, Quick
 from composer.diagnostics import BlueprintError, Diagnostic, did_you_mean
-from composer.module import Call, Network, _Plan, perform, regroup, uses
+from composer.module import Network, _Plan, perform, regroup, uses
 from composer.segments import Segment, owners, segments
 
 Choice = Callable[[str], str]
@@ -80,7 +81,7 @@ def _owned(module: nn.Module, given: Any, made: Any) -> Any:
 class Run:
     """Neighbouring steps of a unit: what they read -> what they write, by slot."""
 
-    def __init__(self, calls: Sequence[Call], whole: Segment, inner: Sequence[Segment]):
+    def __init__(self, calls: Sequence[Quick], whole: Segment, inner: Sequence[Segment]):
         self.calls, self.whole, self.inner = calls, whole, inner
 
     def __call__(self, *values: Any) -> dict[int, Any]:
@@ -161,7 +162,7 @@ def _divide(plan: _Plan, units: Mapping[str, nn.Module], again: Sequence[Pattern
     several = {name: module for name, module in units.items() if type(module) in (nn.Module, Unit)}
     for module in several.values():
         module.__class__ = Unit
-    calls: list[Call] = []
+    calls: list[Quick] = []
     addresses: list[str] = []
     for part in segments(plan.addresses, plan.calls, plan.wanted, [_Names(several)]) or [Segment(0, len(plan.calls))]:
         mine, places = plan.calls[part.start : part.stop], plan.addresses[part.start : part.stop]
@@ -171,8 +172,9 @@ def _divide(plan: _Plan, units: Mapping[str, nn.Module], again: Sequence[Pattern
             continue
         name = next(a for a in owners(places[0]) if a in several)
         run = Run(mine, part, segments(places, mine, part.writes, again))
-        call = ({"": partial(several[name], run)}, "")
-        calls.append((*call, True, part.reads, (), tuple((k, k) for k in part.writes), part.dead, f"`{name}`"))
+        targets = tuple((k, k) for k in part.writes)
+        home = {"": partial(several[name], run)}
+        calls.append(Call(home, "", PLAIN, part.reads, (), targets, part.dead, f"`{name}`").quick())
         addresses.append(name)
     plan.calls, plan.addresses = calls, addresses
     plan.segments = segments(["" if a in several else a for a in addresses], calls, plan.wanted, again)

@@ -288,7 +288,7 @@ def _plain(text: str) -> Any:
 # ---- from events to data ----------------------------------------------------------------------------------------
 
 
-@dataclasses.dataclass(slots=True)
+@dataclasses.dataclass(slots=True, eq=False, repr=False, match_args=False)
 class _Open:
     """A collection that has begun and not ended."""
 
@@ -302,7 +302,7 @@ class _Open:
     awaits_value: bool = False
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Anchored:
     """What an alias repeats, and what repeating it costs."""
 

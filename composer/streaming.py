@@ -7,7 +7,7 @@ function at any size; only its strips are chosen for one. Statistics are merged 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from composer.calls import Quick, by_name, callee, moved, run
 from composer.evaluating import Evaluated
 from composer.inference import Program, Step, Value
 from composer.locality import locality, trimmed
@@ -23,23 +24,20 @@ from composer.prepared import AnyStep, Prepared, at_evaluation
 from composer.sweeps import Alone, Node, Streams, Sweep, needs
 from composer.traits import Traits
 
-Steps = Callable[[Sequence[Any], Any], None]
-"""Runs calls on slots (`composer.module`)."""
-
-FRESH = {"levels", "norms", "filters", "products"}
+FRESH = {"levels", "norms", "filters", "products", "activations"}
 """Passes whose steps give new memory."""
 
 
 # ---------------------------------------------------------------- steps -> nodes
 
 
-def nodes_of(program: Program, calls: Sequence[Any], axis: int) -> tuple[Node, ...]:
+def nodes_of(program: Program, calls: Sequence[Quick], axis: int) -> tuple[Node, ...]:
     """Every step of the evaluation plan with what a sweep needs to know of it; maps are cut along an axis of the grid,
     sequences along their tokens."""
     flat = {v.id for v in program.values if v.layout == "flat"}
     dims = dims_of(program, axis)
     steps = zip(at_evaluation(program), calls, strict=True)
-    return tuple(_node(k, s, _first(module_of(c)), axis, dims, flat) for k, (s, c) in enumerate(steps))
+    return tuple(_node(k, s, _first(callee(c)), axis, dims, flat) for k, (s, c) in enumerate(steps))
 
 
 def _first(called: Any) -> Any:
@@ -102,25 +100,25 @@ def _read(step: AnyStep, traits: Traits) -> tuple[tuple[int, ...], tuple[int, ..
 
 
 class Streaming:
-    """The sweeps of one plan. Holds no tensor between two runs. `steps` runs calls on slots."""
+    """The sweeps of one plan. Holds no tensor between two runs."""
 
-    def __init__(self, streams: Streams, calls: Sequence[Any], steps: Steps):
-        self.nodes, self.actions, self.dims, self.steps = streams.nodes, streams.actions, streams.dims, steps
+    def __init__(self, streams: Streams, calls: Sequence[Quick]):
+        self.nodes, self.actions, self.dims = streams.nodes, streams.actions, streams.dims
         self.axis = streams.axis
         sweeps = (a for a in self.actions if isinstance(a, Sweep))
         places = sorted({p for a in sweeps for p in (*a.places, a.norm) if p >= 0})
-        self.kinds = {k: type(module_of(calls[k])) for k in places}
+        self.kinds = {k: type(callee(calls[k])) for k in places}
 
-    def fits(self, calls: Sequence[Any]) -> bool:
+    def fits(self, calls: Sequence[Quick]) -> bool:
         """Whether every module that would see pieces of its input is as it was built, at evaluation, and nobody listens
         to its calls."""
-        return all(_is_as_built(module_of(calls[k]), kind) for k, kind in self.kinds.items())
+        return all(_is_as_built(callee(calls[k]), kind) for k, kind in self.kinds.items())
 
-    def run(self, calls: Sequence[Any], slots: list[Any]) -> None:
+    def run(self, calls: Sequence[Quick], slots: list[Any]) -> None:
         scales: dict[int, tuple[Tensor, Tensor]] = {}
         for action in self.actions:
             if isinstance(action, Alone):
-                self.steps([_without_dead(calls[action.place])], slots)
+                run([_without_dead(calls[action.place])], slots)
             else:
                 _Work(self, action, calls, slots, scales).go()
             for value in action.dead:
@@ -142,11 +140,11 @@ class _Work:
         self,
         streaming: Streaming,
         sweep: Sweep,
-        calls: Sequence[Any],
+        calls: Sequence[Quick],
         slots: list[Any],
         scales: dict[int, tuple[Tensor, Tensor]],
     ):
-        self.steps, self.dims, self.sweep, self.calls = streaming.steps, streaming.dims, sweep, calls
+        self.dims, self.sweep, self.calls = streaming.dims, sweep, calls
         self.axis = streaming.axis
         self.slots, self.scales = slots, scales
         self.nodes = [streaming.nodes[k] for k in sweep.places]
@@ -168,7 +166,7 @@ class _Work:
         value, height = self.sweep.value, self.sweep.height
         length = self.lengths[value]
         if self.norm is not None:
-            statistics = Statistics(module_of(self.calls[self.norm.place]), self.norm.norm)
+            statistics = Statistics(callee(self.calls[self.norm.place]), self.norm.norm)
             for a in range(0, length, height):
                 statistics.add(self.strip(a, min(a + height, length)))
             self.scales[self.norm.place] = statistics.scaling()
@@ -249,7 +247,7 @@ class _Work:
             return applied(x, *self.scales[node.place])
         pieces |= {v: self.slots[v] for v in node.whole}
         call, rank = self.calls[node.place], pieces[node.rows[0]].dim() - 2
-        self.steps([_without_dead(_trimmed(call, self.axis, rank) if inner else call)], pieces)
+        run([_without_dead(_trimmed(call, self.axis, rank) if inner else call)], pieces)
         made: Tensor = pieces[node.makes[0]]
         return made
 
@@ -259,20 +257,14 @@ def _cut(x: Tensor, dim: int, start: int, length: int) -> Tensor:
     return x if x.shape[dim] == length else x.narrow(dim, start, length)
 
 
-def module_of(call: Any) -> Any:
-    """What a call finds at its home, watched or not."""
-    home, name, *_ = call
-    return getattr(home[name], "__wrapped__", home[name])
-
-
-def _trimmed(call: Any, axis: int, rank: int) -> Any:
+def _trimmed(call: Quick, axis: int, rank: int) -> Quick:
     """A call whose module does without its padding along an axis; watched as the call is."""
-    home, name, *rest = call
-    called = module_of(call)
+    called = callee(call)
     prepared = isinstance(called, Evaluated)
     made = partial(called.without_padding, axis, rank) if prepared else trimmed(called, axis, rank)
+    _, home, name, *_ = call
     again = getattr(home[name], "again", None)
-    return ({"": again(made) if again else made}, "", *rest)
+    return moved(call, again(made) if again else made)
 
 
 def _is_as_built(called: Any, kind: type) -> bool:
@@ -284,8 +276,8 @@ def _is_as_built(called: Any, kind: type) -> bool:
     return type(called) is kind and not called.training and not listens
 
 
-def _without_dead(call: Any) -> Any:
-    return (*call[:6], (), call[7])
+def _without_dead(call: Quick) -> Quick:
+    return by_name(call)._replace(dead=()).quick()
 
 
 # ---------------------------------------------------------------- statistics

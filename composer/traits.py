@@ -25,9 +25,10 @@ class Traits:
     scales        y = scale · x + shift, one number of each per channel: batch normalization by `running_mean`,
                   `running_var` and `eps` of the module, and by its `weight` and `bias` where they are not None
     interpolates  each cell of y is a weighted mean of cells of x, with the same weights for every channel; further
-                  ports lend their grid only
+                  ports lend their grid only, and on the grid that x has y is x
     concatenates  y is the channels of all inputs side by side: `read`, in the order they are read, or `turned`
     in_place      each number by itself, by a module without parameters whose `inplace` may be switched on
+    function      which function of each number it is, if it is one of these; the module is that of torch
     from_result   such a module's gradient follows from y, so that it may be switched on in training too
     adds          y is the sum of all inputs, numbers of one shape
     standardizes  each channel of each sample over its grid to mean 0 and variance 1, with the `eps` of the module, and
@@ -67,6 +68,7 @@ class Traits:
     interpolates: bool = False
     concatenates: Literal["", "read", "turned"] = ""
     in_place: bool = False
+    function: Literal["", "relu", "leaky_relu", "gelu"] = ""
     from_result: bool = False
     adds: bool = False
     standardizes: bool = False

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 import composer
+from composer.calls import by_name
 from composer.liveness import ids_of, needed
 from composer.module import Network, build
 from composer.passes import optimize
@@ -86,13 +87,13 @@ class Feeder:
         slots: list[Any] = [None] * plan.size
         for slot, value in zip(plan.inputs, given, strict=True):
             slots[slot] = value
-        for (home, name, _, reads, named, target, *_), what in zip(plan.calls, self._calls(training), strict=True):
-            values = [_gathered(r, slots) for r in reads], {k: _gathered(r, slots) for k, r in named}
-            made = self._made((what, _shapes(values)), home[name], *values)
-            if isinstance(target, int):
-                slots[target] = made
+        for call, what in zip(map(by_name, plan.calls), self._calls(training), strict=True):
+            values = [_gathered(r, slots) for r in call.reads], {k: _gathered(r, slots) for k, r in call.named}
+            made = self._made((what, _shapes(values)), call.home[call.name], *values)
+            if isinstance(call.target, int):
+                slots[call.target] = made
             else:
-                for key, slot in target:
+                for key, slot in call.target:
                     slots[slot] = made[key]
         return slots
 

@@ -24,7 +24,7 @@ WALK = [
     "causes",
     *"orders onednn kernels standardizing prepared locality sweeps chunking regions".split(),
     *PASSES,
-    *"passes writing document flat locking keymap init fitting weights pretrained segments taps evaluating attention streaming module sharding exporters".split(),
+    *"passes writing document flat locking keymap init fitting weights pretrained calls segments taps evaluating attention streaming module sharding exporters".split(),
     *"exporters.wanting exporters.opening exporters.tracing exporters.verifying exporters.torch exporters.onnx exporters.netron".split(),
     *"figures memory budget storages estimates plans".split(),
     *"cost planning mending compose remedies doctor".split(),

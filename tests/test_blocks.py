@@ -313,7 +313,7 @@ def test_weights_that_would_be_denormal_are_zero_and_nothing_else_changes(monkey
         y.square().sum().backward()
         found.append([y.detach(), x.grad, *(p.grad.clone() for p in module.parameters())])
     for a, b in zip(*found, strict=True):
-        torch.testing.assert_close(a, b, atol=0, rtol=1e-6)
+        torch.testing.assert_close(a, b, atol=tiny, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -876,6 +876,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "map": ({"use": "conv", "from": "cls"}, "has 1 extra token in front"),
     "vector": ({"use": "conv", "from": "mean"}, "needs a map, this is a vector"),
     "odd channels": ({"use": "position.sine", "from": "odd"}, "needs an even number of channels"),
+    "waves of scales": ({"use": "position.learned", "fixed": True, "from": "scales.tokens"}, "each axis need a grid"),
     "sine mask": ({"use": "position.sine", "from": {"x": "image", "mask": "image"}}, "one channel, not"),
     "part of a grid": ({"use": "pool.average", "bins": 2}, "say `kernel: grid`"),
     "steps of a grid": ({"use": "pool.average", "kernel": "grid", "stride": 2}, "neither stride nor padding"),
@@ -894,7 +895,9 @@ def test_mistakes_are_found_before_torch_sees_them(case: str, tmp_path: Path) ->
         "odd": {"use": "conv", "out": 5},
         "cls": {"use": "tokens.prepend"},
         "mean": {"use": "pool.average", "kernel": "grid"},
+        "scales": {"use": "scales.flatten"},
     }
-    before = {k: {**v, "from": "image"} for k, v in aside.items() if k == node.get("from")}
+    source = str(node.get("from", "")).partition(".")[0]
+    before = {k: {**v, "from": "image"} for k, v in aside.items() if k == source}
     with pytest.raises(composer.BlueprintError, match=text.replace("(", r"\(")):
         network_of(tmp_path, node, [4, 4], before=before)

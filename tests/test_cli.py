@@ -328,11 +328,53 @@ def test_each_module_adds_the_verbs_that_are_written_beside_it() -> None:
         assert tuple(found) == verbs
 
 
-def test_a_check_imports_no_verb_but_its_own() -> None:
-    code = "import sys; from composer.cli.main import run; run(['check', 'vit']); print(*(m for m in sys.modules if m.startswith('composer.cli.')))"
+@pytest.mark.parametrize(
+    ("options", "mine"), [("", "main common verdict"), ("--json", "main common verdict arguments checking")]
+)
+def test_a_check_imports_no_verb_but_its_own(options: str, mine: str) -> None:
+    code = f"import sys; from composer.cli.main import run; run('check vit {options}'.split()); print(*(m for m in sys.modules if m.startswith('composer.cli.')))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    mine = {"composer.cli.main", "composer.cli.common", "composer.cli.checking"}
-    assert set(done.stdout.splitlines()[-1].split()) == mine
+    assert set(done.stdout.splitlines()[-1].split()) == {f"composer.cli.{m}" for m in mine.split()}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["vit:tiny"],
+        ["vit:tiny", "depth=1", "classes=7"],
+        ["vit:tiny", "blocks.*.mlp.act=act.relu"],
+        ["vti"],
+        ["vit:tiny", "dpeth=1"],
+        ["vit:tiny", "depth"],
+        ["vit:tiny", "depth=two", "depth=3"],
+        ["vit:tiny", ""],
+        [""],
+        [" "],
+        ["né.yaml"],
+        ["nowhere.yaml", "x=1"],
+    ],
+    ids=str,
+)
+def test_a_check_that_is_not_parsed_says_what_typer_would_have_it_say(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from composer.cli import verdict
+
+    assert verdict.plain(["check", *words])
+    status, heard = run(["check", *words]), said(capsys)
+    monkeypatch.setattr(verdict, "plain", lambda arguments: False)
+    assert (run(["check", *words]), said(capsys)) == (status, heard)
+
+
+@pytest.mark.parametrize(
+    "words", ["", "check", "check --json vit", "check vit -h", "check vit --", "cost vit", "--no-plugins check vit"]
+)
+def test_what_has_options_is_parsed(words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from composer.cli import verdict
+
+    assert not verdict.plain(words.split())
+    monkeypatch.setenv("_COMPOSER_COMPLETE", "complete_bash")
+    assert not verdict.plain(["check", "vit"])
 
 
 def test_completion_knows_names_presets_blocks_and_codes() -> None:

@@ -272,6 +272,7 @@ def test_global_context_reaches_the_pixels_of_a_convolutional_network() -> None:
         assert x.grad is not None
         return x.grad[0, 0, -8:, -8:].abs().max()
 
+    torch.manual_seed(1)  # without norms a path of ReLUs may be cut by chance
     assert reach(composer.load("unet", **params).build()) == 0
     assert reach(composer.load("glam_unet", tokens=2, window=4, heads=2, **params).build()) > 0
 

@@ -21,10 +21,12 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 import composer
+from composer import onednn
 from composer.cli.main import run
 from composer.inference import Program
 from composer.kernels import Operator
 from composer.module import Network
+from composer.onednn import multiply
 from composer.orders import channels_last
 from composer.passes import SHIPPED, Pass
 from composer.prepared import Prepared, fired
@@ -752,6 +754,38 @@ def test_instance_norms_take_the_activation_along(tmp_path: Path) -> None:
     assert torch.equal(x, before)
 
 
+ACTS = ("act.relu", "act.leaky_relu", "act.gelu", "{use: act.gelu, approximate: true}")
+
+
+@pytest.mark.parametrize("act", ACTS)
+def test_activations_are_computed_by_the_map_before_them(
+    act: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes = f"a: {{use: linear, out: 64}}\nb: {{use: linear, out: 512}}\nc: {act}\ny: {{use: linear, out: 2}}"
+    loaded = written(tmp_path, nodes, "{type: B 3 H W, size: [32, 32]}")
+    assert fires(loaded, "activations") == ["b"]
+    ours, plain = both(loaded)
+    joined: list[int] = []
+    monkeypatch.setattr(onednn, "multiply", lambda *given: joined.append(1) or multiply(*given))
+    for size, count in ((31, 0), (32, 1)):  # from 2^25 multiplications on
+        x = torch.randn(1, 3, size, size)
+        with torch.no_grad():
+            assert difference(ours(x), plain(x)) <= 1e-5
+        assert len(joined) == count
+
+
+@pytest.mark.parametrize("act", ACTS)
+def test_activations_behind_a_convolution(act: str, tmp_path: Path) -> None:
+    nodes = f"a: {{use: conv, out: 16, norm: batch, act: {act}}}\nb: {{use: conv, out: 4}}\ny: {act}"
+    for image in (VOLUME, "{type: B 3 H W, size: [16, 16]}"):
+        assert fires(written(tmp_path, nodes, image), "activations") == ["a"]  # y is turned for its user
+    large = nodes.replace("16", "96").replace("B 3", "B 1")
+    assert fires(written(tmp_path, large, "{type: B 3 D H W, size: [2, 2, 2]}"), "activations") == ["a"]  # few cells
+    assert fires(written(tmp_path, nodes, output="y, a: a"), "activations") == []  # turned for the user
+    read = f"a: {{use: linear}}\nb: {act}\ny: {{use: fuse.add, from: [a, b]}}"
+    assert fires(written(tmp_path, read), "activations") == []
+
+
 RESIDUAL = """
 a: {use: conv, out: 16, norm: NORM, act: ACT}
 b: {use: conv, out: 16, norm: NORM}
@@ -980,9 +1014,9 @@ def test_a_promise_that_is_not_kept_is_the_plugins_fault(tmp_path: Path) -> None
 def test_a_pass_is_left_out_by_name() -> None:
     loaded = composer.load("attention_unet")
     all_ = {name for name, _ in fired(loaded.optimized())}
-    assert all_ == {"levels", "norms", "products", "layout", "splits", "in_place"}
+    assert all_ == {"levels", "norms", "products", "layout", "splits", "activations", "in_place"}
     for name in all_:
-        rests = {"splits"} if name == "layout" else set()
+        rests = {"layout": {"splits", "activations"}, "norms": {"activations"}}.get(name, set())
         assert {n for n, _ in fired(loaded.optimized(name))} == all_ - {name} - rests
     assert loaded.optimized("all").evaluation is None
     assert not loaded.build("meta", without=PREPARING)._prepared
@@ -998,7 +1032,7 @@ def test_an_unknown_pass_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
 def test_passes_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["show", "segformer", "--passes"]) == 0
     out = capsys.readouterr().out
-    assert "segformer: 2 of 13 passes fire" in out
+    assert "segformer: 2 of 14 passes fire" in out
     assert "mix.act" in out
     assert run(["show", "segformer", "--passes", "--without", "levels", "--json"]) == 0
     said = {p["pass"]: p for p in json.loads(capsys.readouterr().out)["passes"]}

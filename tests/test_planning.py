@@ -77,7 +77,7 @@ def test_attention_takes_some_queries_at_a_time() -> None:
     """Without a kernel that never holds the scores (a mask of keys asks for one that does) they are the peak."""
     blueprint = composer.load("vit", **VIT)
     before = blueprint.cost(flops=False).peak.bytes
-    network, plain = blueprint.build(memory=int(0.7 * before)), blueprint.build()
+    network, plain = blueprint.build(memory=int(0.8 * before)), blueprint.build()
     plan = network.memory_plan
     assert plan is not None and plan.streams is not None  # noqa: PT018
     assert "attend" in str(plan)

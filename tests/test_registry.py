@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterable
 from importlib import metadata
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -437,10 +439,12 @@ def distribution(folder: Path, version: str, name: str = "doubled") -> None:
     )
 
 
+@pytest.mark.parametrize("plain", [False, True])
 @pytest.mark.parametrize("shadowed", [False, True])
 def test_what_is_announced_is_what_the_library_finds(
-    shadowed: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    shadowed: bool, plain: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    monkeypatch.setattr(announced, "_plain", lambda: plain)
     distribution(tmp_path / "behind", "1.0")
     monkeypatch.syspath_prepend(tmp_path / "behind")
     if shadowed:  # the first of a name counts, also where it announces nothing
@@ -448,13 +452,53 @@ def test_what_is_announced_is_what_the_library_finds(
         (tmp_path / "before" / "doubled-2.0.dist-info" / "entry_points.txt").unlink()
         monkeypatch.syspath_prepend(tmp_path / "before")
     for group in ("composer", "console_scripts", "pytest11", "nobody"):
-        assert sorted(announced.entry_points(group)) == sorted(metadata.entry_points(group=group))
+        assert points(announced.entry_points(group)) == points(metadata.entry_points(group=group))
     assert ("doubled" in [p.name for p in announced.entry_points("composer")]) is not shadowed
 
 
-def test_names_and_versions_are_those_of_the_library() -> None:
+def points(found: Iterable[EntryPoint | announced.Point]) -> list[tuple[str, str, str]]:
+    return sorted((p.name, p.value, p.group) for p in found)
+
+
+def test_what_is_announced_elsewhere_than_in_folders_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    distribution(tmp_path / "packed", "1.0", "archived")
+    monkeypatch.syspath_prepend(shutil.make_archive(str(tmp_path / "archive"), "zip", tmp_path / "packed"))
+    distribution(tmp_path / "hidden", "1.0", "hidden")
+    assert {"archived", "hidden"} & {p.name for p in announced.entry_points("composer")} == {"archived"}
+
+    class Finder:
+        """Knows one more folder."""
+
+        def find_spec(self, *module: object) -> None: ...
+
+        def find_distributions(self, context: metadata.DistributionFinder.Context) -> Iterable[metadata.Distribution]:
+            here = metadata.DistributionFinder.Context(name=context.name, path=[str(tmp_path / "hidden")])
+            return metadata.MetadataPathFinder.find_distributions(here)
+
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, Finder()])
+    assert {"archived", "hidden"} <= {p.name for p in announced.entry_points("composer")}
+
+
+def test_entry_points_are_those_of_their_group(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    text = "# [composer]\n[other]\na = json\n\n[composer]\n# b = json\nc=json.decoder : JSONDecoder.decode [extra]\nd  = json\n[next]\ne = json\n"
+    distribution(tmp_path, "1.0")
+    (tmp_path / "doubled-1.0.dist-info" / "entry_points.txt").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    (known,) = metadata.distributions(name="doubled")
+    found = [p for p in announced.entry_points("composer") if p.name in "abcde"]
+    assert points(found) == points(p for p in known.entry_points if p.group == "composer")
+    assert [p.load() for p in found] == [json.JSONDecoder.decode, json]
+
+
+def test_names_and_versions_are_those_of_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(announced, "_plain", lambda: True)
+    known = {announced.place(d): (d.metadata["Name"], d.version) for d in metadata.distributions()}
+    assert {announced.place(d): announced.name_and_version(d) for d in announced.distributions()} == known
     for each in metadata.distributions():
-        assert announced.name_and_version(each) == (each.metadata["Name"], each.version)
+        assert announced.name_and_version(each) == known[announced.place(each)]
+        name = each.metadata["Name"].swapcase().replace("-", "_")
+        found = announced.distributions(name), metadata.distributions(name=name)
+        assert [announced.place(d) for d in found[0]] == [announced.place(d) for d in found[1]]
 
 
 @pytest.mark.usefixtures("_fresh")

@@ -1,66 +1,37 @@
-"""What the verbs share: arguments, completion, loading."""
+"""What the verbs share: arguments, loading, what they say."""
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from composer.compose import Blueprint, uncollected
 from composer.diagnostics import Diagnostic
-from composer.registry import ALLOWED, Registry
+from composer.registry import Registry
+
+if TYPE_CHECKING:
+    from composer.cli.arguments import Json as Json
+    from composer.cli.arguments import Name as Name
+    from composer.cli.arguments import Overrides as Overrides
+    from composer.cli.arguments import Plugins as Plugins
+    from composer.cli.arguments import Without as Without
+    from composer.cli.arguments import complete_block as complete_block
+    from composer.cli.arguments import complete_blueprint as complete_blueprint
+    from composer.cli.arguments import complete_code as complete_code
 
 
-def complete_blueprint(incomplete: str) -> list[str]:
-    """Shipped names and those of plugins, and after a colon presets."""
-    from composer.blueprint import load, shipped
+def __getattr__(name: str) -> Any:
+    """Arguments, imported when a verb declares some: typer comes with them."""
+    from composer.cli import arguments
 
-    library = {**Registry.discover().blueprints, **shipped()}
-    name, colon, _ = incomplete.partition(":")
-    if colon and name in library:
-        return [f"{name}:{p}" for p in load(name, library=library).presets]
-    return [n for n in sorted(library) if n.startswith(incomplete)]
+    try:
+        return getattr(arguments, name)
+    except AttributeError:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
 
-
-def complete_block(incomplete: str) -> list[str]:
-    """Registered blocks."""
-    return [n for n in sorted(Registry.discover().blocks) if n.startswith(incomplete)]
-
-
-def complete_code(incomplete: str) -> list[str]:
-    """Error codes."""
-    from composer.codes import CODES
-
-    return [c for c in CODES if c.startswith(incomplete.upper())]
-
-
-Name = Annotated[
-    str,
-    typer.Argument(
-        metavar="BLUEPRINT",
-        help="A shipped name (vit), a preset (vit:large) or a path.",
-        autocompletion=complete_blueprint,
-    ),
-]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Parameters, or addresses: decoder.*.fuse=fuse.add")
-]
-Plugins = Annotated[list[Path] | None, typer.Option("--plugin", help="A Python file with blocks of your own.")]
-Without = Annotated[
-    list[str] | None, typer.Option("--without", help="A pass to leave out (`show --passes`), or all; repeatable.")
-]
-Json = Annotated[bool, typer.Option("--json", help="For machines.")]
-
-
-NO_PLUGINS = (
-    "Load no installed plugins. What Composer's own distribution brings, the shipped blocks, stays. "
-    f"The environment variable {ALLOWED}=a,b loads only those named."
-)
 
 ONLY: ContextVar[tuple[str, ...] | None] = ContextVar("ONLY", default=None)
 """The plugins that the command may load beside Composer's own; None leaves it to the environment."""
@@ -99,4 +70,6 @@ def warn(found: Iterable[Diagnostic]) -> None:
 
 def print_json(value: Any) -> None:
     """One JSON document on stdout."""
+    import json
+
     print(json.dumps(value, indent=2, default=str))

@@ -1,26 +1,23 @@
 """The command line: `composer VERB`. Exit status 0, 1 (a mistake of the user's) or 2 (usage).
 
 torch, rich and the registry are imported by the verbs that need them, and of the verbs' own modules only that of the
-verb that is asked for (`MODULES`), so that `composer check` feels instant.
+verb that is asked for (`MODULES`), so that `composer check` feels instant; typer where there are options to parse.
 """
 
 from __future__ import annotations
 
 import gc
-import json
 import os
 import sys
 from collections.abc import Iterable
 from importlib import import_module
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from composer.cli import common
+from composer.cli import common, verdict
 from composer.diagnostics import ComposerError
 
-USAGE: Any = typer.BadParameter.__mro__[2]
-"""The root of typer's own complaints; where it lives differs between versions of typer."""
+if TYPE_CHECKING:
+    import typer
 
 MODULES = {
     "listing": ("list", "blocks", "explain", "schema"),
@@ -44,21 +41,12 @@ MODULES = {
 """The modules of `composer.cli` and the verbs that each adds, in the order of the help."""
 
 
-def version(
-    show: Annotated[bool, typer.Option("--version", is_eager=True, help="The version, and nothing else.")] = False,
-    no_plugins: Annotated[bool, typer.Option("--no-plugins", help=common.NO_PLUGINS)] = False,
-) -> None:
-    """Networks of medical imaging as short YAML blueprints."""
-    common.ONLY.set(() if no_plugins else None)
-    if show:
-        from composer import __version__
-
-        print(__version__)
-        raise typer.Exit()
-
-
 def application(modules: Iterable[str] = MODULES) -> typer.Typer:
     """The command with the verbs of these modules, which are imported now."""
+    import typer
+
+    from composer.cli.arguments import version
+
     app = typer.Typer(
         name="composer",
         no_args_is_help=True,
@@ -89,17 +77,11 @@ def main() -> None:
 def run(arguments: list[str]) -> int:
     """The exit status of a command."""
     try:
-        result = narrowed(arguments)(args=arguments, prog_name="composer", standalone_mode=False)
-        return result if isinstance(result, int) else 0
+        return unparsed(*arguments[1:]) if verdict.plain(arguments) else parsed(arguments)
     except ComposerError as fault:
         report(fault, "--json" in arguments)
         return 1
-    except typer.Exit as fault:
-        return int(fault.exit_code)
-    except USAGE as fault:
-        fault.show()
-        return 2
-    except (typer.Abort, KeyboardInterrupt):
+    except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
     except BrokenPipeError:
@@ -112,6 +94,30 @@ def run(arguments: list[str]) -> int:
 
         report(internal(fault), "--json" in arguments)
         return 1
+
+
+def unparsed(blueprint: str, *overrides: str) -> int:
+    """The exit status of a check that has no options; see `verdict.plain`."""
+    common.ONLY.set(None)
+    verdict.verdict(blueprint, [*overrides] or None)
+    return 0
+
+
+def parsed(arguments: list[str]) -> int:
+    """The exit status of a command that typer takes apart."""
+    import typer
+
+    usage: Any = typer.BadParameter.__mro__[2]  # the root of its complaints, which lives elsewhere in each version
+    try:
+        result = narrowed(arguments)(args=arguments, prog_name="composer", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except typer.Exit as fault:
+        return int(fault.exit_code)
+    except usage as fault:
+        fault.show()
+        return 2
+    except typer.Abort:
+        raise KeyboardInterrupt from None
 
 
 def narrowed(arguments: list[str]) -> typer.Typer:
@@ -133,6 +139,8 @@ def named(command: typer.models.CommandInfo) -> str:
 def report(fault: ComposerError, as_json: bool) -> None:
     """All mistakes, for people on stderr, for machines on stdout."""
     if as_json:
+        import json
+
         print(json.dumps({"errors": [d.to_json() for d in fault.diagnostics]}, indent=2))
         return
     print(coloured(str(fault)) if sys.stderr.isatty() else str(fault), file=sys.stderr)

@@ -21,6 +21,7 @@ from composer.diagnostics import (
     raised_at,
 )
 from composer.inference import Program, is_move
+from composer.passes.activations import join_activations
 from composer.passes.chunks import use_chunks
 from composer.passes.common import share_common
 from composer.passes.constants import keep_constants
@@ -66,6 +67,7 @@ SHIPPED: tuple[Pass, ...] = (
     Pass("products", use_products, prepares=True),
     Pass("layout", hold_channels_last, prepares=True),
     Pass("splits", split_concats, prepares=True),
+    Pass("activations", join_activations, prepares=True),
     Pass("instances", join_instances, prepares=True),
     Pass("in_place", work_in_place, prepares=True),
 )

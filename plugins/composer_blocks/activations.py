@@ -14,10 +14,14 @@ class Activation(Block):
     module: ClassVar[str] = ""
     switchable: ClassVar[bool] = False
     """Whether the module can write over its input."""
+    function: ClassVar[Literal["", "relu", "leaky_relu", "gelu"]] = ""
+    """What passes know it as."""
 
     def traits(self) -> Traits:
-        switchable = self.switchable
-        return Traits(in_place=switchable, from_result=switchable, tokenwise=True, pure=True, local="cells")
+        switchable, function = self.switchable, self.function
+        return Traits(
+            in_place=switchable, from_result=switchable, function=function, tokenwise=True, pure=True, local="cells"
+        )
 
     def infer(self, rule: Rule, x: Type) -> Type:
         return x
@@ -32,6 +36,7 @@ class ReLU(Activation):
     """max(x, 0)."""
 
     name = "act.relu"
+    function = "relu"
     module: ClassVar[str] = "ReLU"
     switchable: ClassVar[bool] = True
 
@@ -42,6 +47,7 @@ class GELU(Activation):
     """
 
     name = "act.gelu"
+    function = "gelu"
     approximate: bool = False
 
     def build(self, x: Type) -> Any:
@@ -107,6 +113,7 @@ class LeakyReLU(Activation):
     """x where positive, slope · x elsewhere."""
 
     name = "act.leaky_relu"
+    function = "leaky_relu"
     switchable: ClassVar[bool] = True
     slope: Number = 0.01
 

@@ -20,7 +20,7 @@ class PositionTable(Block):
         rows = rule.built(x.length)
         if self.fixed:
             text = f"waves along each axis need a grid with an even number of channels, {2 * x.rank} or more, not {x}"
-            rule.need(x.rank > 0 and x.channels % 2 == 0 and x.channels >= 2 * x.rank, text, "BP401")
+            rule.need(bool(x.grid) and x.channels % 2 == 0 and x.channels >= 2 * x.rank, text, "BP401")
         if like is None:
             rule.equal(x.length, rows, f"{x.length} tokens must be the {rows} of the position table", "BP403")
         return x

@@ -100,16 +100,16 @@ class Sample(nn.Module):
         weights = torch.unflatten(weights, -1, (len(maps), self.points))
         reference, offsets = reference.to(precise(reference)), offsets.to(precise(offsets))
         valid = None if mask is None else valid_parts(mask, self.axes, reference.dtype)
-        found, places = [], []
+        found: list[tuple[Tensor, Tensor]] = []
+        places = []
         for k, x in enumerate(maps):
             at = reference
             if valid is not None:
                 at = reference * valid[:, k, None].repeat(1, 1, reference.shape[-1] // self.rank)
             x = x if mask is None else x * mask[k].to(x.dtype)
             places.append(self._places(at, offsets[:, :, :, k], x.shape[1:-1]))
-            samples = self._samples(x, places[-1])
-            found.append((samples * weights[:, :, :, k].transpose(1, 2)[..., None]).sum(3))
-        y = sum(found[1:], found[0]).transpose(1, 2).flatten(2)
+            found += zip(self._samples(x, places[-1]), weights[:, :, :, k].unbind(3), strict=True)
+        y = self._mean(found)
         if need_weights is False:
             return y
         at = torch.cat(places, 3).transpose(1, 2).flip(-1)  # sampling reads them as x, y, z, whatever they stand for
@@ -125,15 +125,27 @@ class Sample(nn.Module):
             return centre + offsets / self.points * size * 0.5
         return centre + offsets / offsets.new_tensor([grid[a] for a in self.axes])
 
-    def _samples(self, x: Tensor, places: Tensor) -> Tensor:
-        """x (B, *grid, C), places (B, N, heads, points, rank) -> (B, heads, N, points, C / heads), zeros outside."""
+    def _mean(self, found: list[tuple[Tensor, Tensor]]) -> Tensor:
+        """Samples (B, heads, C / heads, N) with their weights (B, N, heads) -> (B, N, C).
+
+        Point by point: all weighted samples together are 16 times as many numbers as their means.
+        """
+        pairs = ((samples, weights.transpose(1, 2)[:, :, None]) for samples, weights in found)
+        y = torch.mul(*next(pairs))
+        for samples, weights in pairs:
+            y = y.addcmul(samples, weights)
+        return y.flatten(1, 2).transpose(1, 2)
+
+    def _samples(self, x: Tensor, places: Tensor) -> tuple[Tensor, ...]:
+        """x (B, *grid, C), places (B, N, heads, points, rank) -> of each point (B, heads, C / heads, N), zeros
+        outside."""
         maps = torch.unflatten(x, -1, (self.heads, -1)).movedim(-2, 1).movedim(-1, 2).flatten(0, 1)
-        grid = (2 * places - 1).transpose(1, 2).flatten(0, 1)
+        grid = (2 * places - 1).movedim(1, 3).flatten(0, 1)
         grid = grid if self.rank == 2 else grid[:, :, :, None]
         found = functional.grid_sample(
             maps.to(grid.dtype), grid, mode="bilinear", padding_mode="zeros", align_corners=False
         )
-        return torch.unflatten(found.to(x.dtype).flatten(3).movedim(1, -1), 0, (-1, self.heads))
+        return torch.unflatten(found.to(x.dtype).flatten(3), 0, (-1, self.heads)).unbind(3)
 
     def extra_repr(self) -> str:
         return f"heads={self.heads}, points={self.points}"
