@@ -86,11 +86,11 @@ def test_attention_takes_some_queries_at_a_time() -> None:
 
 
 def test_sums_of_a_residual_stream_are_stored() -> None:
-    """If all of them were computed anew, every branch would stay until the last; parameters are half of the peak."""
+    """If all of them were computed anew, every branch would stay until the last, and nothing would be gained."""
     blueprint = composer.load("vit", size=[32, 32], patch=2, dim=16, depth=3, heads=2, hidden=64, classes=3)
     before = blueprint.cost(flops=False).peak
     fixed = before.parts["parameters"] + before.parts["inputs"]
-    plan = blueprint.plan(fixed + (before.bytes - fixed) * 6 // 10)
+    plan = blueprint.plan(fixed + (before.bytes - fixed) * 8 // 10)
     assert plan.fits
     sums = [n for n in plan.streams.nodes if len(n.rows) > 1]  # type: ignore[union-attr]
     stored = {a.value for a in plan.streams.actions if isinstance(a, Sweep)}  # type: ignore[union-attr]
