@@ -1032,7 +1032,7 @@ def test_an_unknown_pass_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
 def test_passes_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["show", "segformer", "--passes"]) == 0
     out = capsys.readouterr().out
-    assert "segformer: 2 of 14 passes fire" in out
+    assert "segformer: 2 of 15 passes fire" in out
     assert "mix.act" in out
     assert run(["show", "segformer", "--passes", "--without", "levels", "--json"]) == 0
     said = {p["pass"]: p for p in json.loads(capsys.readouterr().out)["passes"]}
