@@ -184,13 +184,17 @@ class Group:
 
 @dataclass(frozen=True)
 class Groups(Chunks):
-    """The same where tokens meet in one of the parts, so that a chunk is some groups."""
+    """The same where tokens meet in one of the parts, so that a chunk is some groups.
+
+    keeps    whether scores that follow from weights are kept for each shape
+    """
 
     group: Group
+    keeps: bool = False
 
     def prepare(self, modules: list[Any]) -> Any:
-        shared = {
-            port: modules[part](*[None] * required, **dict.fromkeys(named))
+        shared = {  # in one piece, so that scores that are nothing else are the same memory
+            port: modules[part](*[None] * required, **dict.fromkeys(named)).contiguous()
             for port, part, required, named in self.group.constants
         }
         return {"shared": shared, "plans": {}}
@@ -201,11 +205,9 @@ class Groups(Chunks):
         plan = self._plan(derived, module, shape, rows)
         beside = {n: module.apart(values[k], shape) for n, k in self.group.beside}
         work = _Meeting(module, beside, sum(len(c.members) for c in plan))
-        if self.group.shared:
-            shared = derived["shared"] | {n: values[k] for n, k in self.group.shared}
-            plan = _rescored(module, plan, shared)
+        shared = derived["shared"] | {n: values[k] for n, k in self.group.shared}
         result: Tensor | None = None
-        for chunk in plan:
+        for chunk in plan if self._fixed else _scored(module, plan, shared):
             work.chunk = chunk
             taken = {n: x.index_select(0, chunk.tokens) for n, x in rows.items()}
             y = self._on(modules, taken, **{f"part{self.group.part}": work})
@@ -216,6 +218,11 @@ class Groups(Chunks):
         if not self.group.more:
             return made
         return [made, *(module.whole(work.more[k], shape) for k in self.group.more)]
+
+    @property
+    def _fixed(self) -> bool:
+        """Whether the chunks of a shape have their scores."""
+        return self.keeps and not self.group.shared
 
     def _plan(
         self, derived: Any, module: Grouped, shape: tuple[int, ...], rows: dict[int | None, Tensor]
@@ -228,8 +235,7 @@ class Groups(Chunks):
                 plans.clear()
             with torch.inference_mode(False), torch.no_grad():
                 plan = list(_chunks(*module.groups(shape[1:]), shape[0], prod(shape[1:]), self._limit(rows), like))
-                fixed = not self.group.shared
-                plans[key] = _rescored(module, plan, derived["shared"]) if fixed else plan
+                plans[key] = list(_scored(module, plan, derived["shared"])) if self._fixed else plan
         kept: Sequence[Chunk] = plans[key]
         return kept
 
@@ -282,11 +288,13 @@ def _spans(kinds: Sequence[Any]) -> Iterator[Span]:
         start = stop
 
 
-def _rescored(module: Grouped, plan: Sequence[Chunk], shared: dict[str, Any]) -> list[Chunk]:
-    """The chunks with the scores of each kind, computed once."""
-    kinds = dict.fromkeys(span.kind for chunk in plan for span in chunk.spans)
-    scores = {kind: module.scores(kind, **shared) for kind in kinds}
-    return [c._replace(spans=_merged([s._replace(scores=scores[s.kind]) for s in c.spans])) for c in plan]
+def _scored(module: Grouped, plan: Sequence[Chunk], shared: dict[str, Any]) -> Iterator[Chunk]:
+    """The chunks with the scores of each kind, computed once: chunks with groups of one kind are neighbours."""
+    known: dict[Any, Any] = {}
+    for chunk in plan:
+        kinds = dict.fromkeys(span.kind for span in chunk.spans)
+        known = {kind: known[kind] if kind in known else module.scores(kind, **shared) for kind in kinds}
+        yield chunk._replace(spans=_merged([s._replace(scores=known[s.kind]) for s in chunk.spans]))
 
 
 def _merged(spans: list[Span]) -> tuple[Span, ...]:

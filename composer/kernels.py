@@ -117,7 +117,7 @@ class Operator:
             return Filters([modules[0].weight.detach()], bias, affine, excess > FEW)
         weight, bias = self._folded(modules)
         weights = torch.split(weight, list(self.splits), 1) if self.splits else [weight]
-        if self.last and not self.product and weight.device.type == "cpu":  # else they were copied at every call
+        if self._turns(weight) and not self.product and weight.device.type == "cpu":  # else copied at every call
             return Filters([channels_last(w) for w in weights], bias)
         return Filters([w.contiguous() for w in weights] if self.splits else [weight], bias)
 
@@ -144,13 +144,14 @@ class Operator:
         (weights, bias, affine, few), (module, *rest) = derived, self._linear(modules)
         if len(weights) < len(values):
             values = (torch.cat(values, 1),)
-        last = self.last and not self.product and not few
+        turns = self._turns(values[0])
+        last = turns and not self.product and not few
         if last and values[0].device.type == "cpu":  # elsewhere it is not measured
             values = tuple(map(channels_last, values))
         first = self.first or (few and self.last and not self.product)
         values = tuple(x.contiguous() for x in values) if first else values
         act = onednn.Function.of(self.act, modules[-1]) if self.act and affine is None else None
-        y = self._mapped(module, values[0], weights[0], bias, last, act)
+        y = self._mapped(module, values[0], weights[0], bias, turns if self.product else last, act)
         for x, weight in zip(values[1:], weights[1:], strict=True):
             self._add(y, module, x, weight)
         if affine is not None:
@@ -160,6 +161,10 @@ class Operator:
         for move in rest[: -1 if self.scales else None]:  # the compiler's own changes of layout
             y = move(y)
         return y
+
+    def _turns(self, x: Tensor) -> bool:
+        """Whether channels lie last in memory: not on a CPU where that gains nothing for such numbers."""
+        return self.last and (x.device.type != "cpu" or onednn.computes(x.dtype))
 
     def _mapped(
         self,
@@ -171,7 +176,7 @@ class Operator:
         act: onednn.Function | None = None,
     ) -> Tensor:
         if self.product:
-            return product(x, weight, bias, self.last and not self.out)
+            return product(x, weight, bias, last and not self.out)
         if last and onednn.takes(module, x, weight):
             return onednn.convolve(module, x, weight, bias, act)
         if act is not None and onednn.multiplies(module, x, weight):
@@ -187,7 +192,7 @@ class Operator:
         elif self.last and not self.product and onednn.takes(module, x, weight):
             onednn.add_to(total, module, x, weight)
         else:
-            total.add_(self._mapped(module, x, weight, None, self.last))
+            total.add_(self._mapped(module, x, weight, None, self._turns(x)))
 
 
 def _affine(modules: list[Any]) -> tuple[Tensor, Tensor]:
@@ -271,8 +276,11 @@ class Levels:
             y = functional.linear(x if level.last else x.movedim(1, -1), weight, shift if k == 0 else None)
             y = y.movedim(-1, 1)
             for part, port, like in level.resizes:
+                if like >= 0 and values[like].shape[2:] == y.shape[2:]:
+                    continue  # it has this grid: a copy would be one more map
                 y = modules[part](y, **({port: values[like]} if like >= 0 else {}))
             total = y if total is None else total.add_(y)
+            del y  # before the next one is there
         assert total is not None
         return total.movedim(1, -1).contiguous() if self.last else total
 

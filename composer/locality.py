@@ -89,7 +89,8 @@ class Window(Locality):
 
 @dataclass(frozen=True)
 class Transposed(Locality):
-    """Row i of the input adds to the rows i·stride - padding + dilation·(0 … kernel - 1): transposed convolutions."""
+    """Row i of the input adds to the rows i·stride - padding + dilation·(0 … kernel - 1): transposed convolutions, and
+    what spreads channels over blocks of cells."""
 
     kernel: int
     stride: int = 1
@@ -136,6 +137,8 @@ def locality(traits: Traits, module: Any, axis: int) -> Locality | None:
         return Cells() if getattr(module, "running_mean", None) is None else None
     if traits.local == "cells" or traits.linear == "cells" or traits.scales:
         return Cells()
+    if traits.local == "spread":
+        return Transposed(module.factor, module.factor)
     if traits.enlarges:
         return Enlarged(_at(traits.enlarges, axis))
     if traits.local == "window":

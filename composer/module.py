@@ -298,8 +298,9 @@ class Network(nn.Module):
 
     def checkpoint(self, *patterns: str) -> Network:
         """Save memory in training: what lies between the ends of a node whose address fits a pattern (`encoder.*`)
-        is not kept for the backward pass but computed again in it. Outputs and gradients stay equal, buffers too (a
-        batch norm counts once). Patterns replace those given before, none switches it off; returns the network.
+        is not kept for the backward pass but computed again in it. Outputs and gradients stay equal up to rounding,
+        as steps run as they are written, without what passes prepare for training; buffers too (a batch norm counts
+        once). Patterns replace those given before, none switches it off; returns the network.
         """
         known = {a: None for plan in self._plans.values() for address in plan.addresses for a in owners(address)}
         for text in patterns:

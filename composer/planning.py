@@ -39,11 +39,16 @@ LEVELS = 5
 """Sizes of maps whose convolutions may be computed in sweeps, and more than once."""
 TRIES = 6
 """Candidates that the cost model runs."""
-JOINING = ("windows", "chunks", "layout", "splits", "instances")
-"""Passes that join steps into one which needs the whole map."""
+JOINING = ("windows", "scores", "chunks", "layout", "splits", "instances")
+"""Passes that join steps into one which needs the whole map, or keep what takes more than the map."""
 GROUPING = ("windows", "chunks")
 """Those of them whose step takes some windows, or some tokens, of the map after others, so that what is wider than the
 map is never whole: without them attention in windows has all its scores at once, with them the rest is in strips."""
+
+KEEPING = ("norms", "filters")
+"""Passes that keep weights a second time, as evaluation uses them."""
+MUCH = 16
+"""What is kept beside the weights counts from this part of the peak on."""
 
 
 def planned(
@@ -57,8 +62,8 @@ def planned(
 ) -> MemoryPlan:
     """The plan for a pass over inputs of these shapes; the best there is where none fits. `apart` makes the program
     without some passes, which evaluation is planned on: those of `JOINING`, and first, where they do anything, without
-    the others alone than those of `GROUPING`. `options` are those of `measure`; FLOPs are counted
-    in any case, because candidates are told apart by them."""
+    the others alone than those of `GROUPING`; at last, where they keep much, without those of `KEEPING` besides.
+    `options` are those of `measure`; FLOPs are counted in any case, because candidates are told apart by them."""
     options = {**options, "training": training, "flops": False}
     before = with_flops(measure(program, shapes, **options), program)
     if before.peak.bytes <= budget:
@@ -67,10 +72,12 @@ def planned(
         search = _Search(program, shapes, budget, options, before)
         return search.checkpointed() if training else search.streamed()
     plans: list[MemoryPlan] = []
-    for without in (tuple(p for p in JOINING if p not in GROUPING), JOINING):
+    for without in (tuple(p for p in JOINING if p not in GROUPING), JOINING, (*JOINING, *KEEPING)):
+        if {*KEEPING} <= {*without} and MUCH * min(_kept(p.after) for p in plans) < budget:
+            continue
         other = apart(without)
         grouped = grouped_in(other)
-        if without != JOINING and not grouped:
+        if not {*GROUPING} & {*without} and not grouped:
             continue
         plan = _apart(other, shapes, budget, options)
         plans.append(replace(plan, before=before, without=without, grouped=grouped))
@@ -78,6 +85,11 @@ def planned(
             return plans[-1]
     best = min(plans, key=lambda p: p.after.peak.bytes)
     return best if best.after.peak.bytes < before.peak.bytes else MemoryPlan(budget, before, before)
+
+
+def _kept(cost: Cost) -> int:
+    """Bytes at the peak that were derived from weights."""
+    return cost.peak.parts.get("prepared", 0)
 
 
 def _apart(program: Program, shapes: Shapes, budget: int, options: Mapping[str, Any]) -> MemoryPlan:
@@ -166,7 +178,8 @@ class _Search:
         return MemoryPlan(self.budget, self.before, with_flops(best[0], self.program, best[1]), best[1])
 
     def _in_order(self) -> list[Schedule]:
-        """The candidates to try: the fastest of those that should fit, then the one that needs least."""
+        """The candidates to try: the fastest of those that should fit, then the one that needs least; where few should
+        fit, which an estimate may be wrong about, those that need least of each choice of values that are not whole."""
         rows = self.before.rows
         parts = self.before.peak.parts
         base = sum(parts.get(k, 0) for k in ("parameters", "buffers", "inputs", "prepared"))
@@ -174,7 +187,9 @@ class _Search:
         found = [(Estimate.of(s, known), s) for s in self._candidates()]
         fitting = sorted((f for f in found if f[0].peak <= self.budget), key=lambda f: f[0].work)
         spare = sorted((f for f in found if f[0].peak > self.budget), key=lambda f: f[0].peak)
-        tried = fitting[: TRIES - 1] + spare[:1]
+        tried = fitting[: TRIES - 1]
+        smallest = {s.virtual: (e, s) for e, s in reversed(spare)}
+        tried += sorted(smallest.values(), key=lambda f: f[0].peak)[: TRIES - len(tried)]
         least = [f for f in sorted(fitting, key=lambda f: f[0].peak)[:1] if f not in tried]
         return [s for _, s in tried + least]
 
@@ -186,7 +201,13 @@ class _Search:
         heavy = {n.makes[0] for n in flow.nodes if n.place in streamed and n.heavy}
         sizes = [None, *sorted({extents.bytes[v] for v in heavy}, reverse=True)[:LEVELS]]
         above = [{v for v in heavy if least is not None and extents.bytes[v] >= least} for least in sizes]
-        sets = dict.fromkeys(flow.virtual(streamed, once, again) for once in above for again in above if again <= once)
+        sets = dict.fromkeys(
+            flow.virtual(streamed, once, again, meetings=meetings)
+            for meetings in (True, False)
+            for once in above
+            for again in above
+            if again <= once
+        )
         for virtual in sets:
             yield from (Schedule(flow, streamed, virtual, extents, self.budget // n) for n in PIECES)
 

@@ -56,7 +56,7 @@ def dims_of(program: Program, axis: int) -> dict[int, int]:
 def _dim(value: Value, axis: int) -> int | None:
     kind, layout = value.type.kind, value.layout
     if layout == "flat":
-        return 1 if kind in ("map", "tokens") else None
+        return 1 if kind in ("map", "tokens", "scales") else None
     return ({"first": 2, "last": 1}[layout] + axis) if kind == "map" and axis < value.type.rank else None
 
 

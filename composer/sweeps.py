@@ -110,10 +110,16 @@ class Flow:
         )
 
     def virtual(
-        self, streamed: Collection[int], once: Collection[int] = (), again: Collection[int] = ()
+        self,
+        streamed: Collection[int],
+        once: Collection[int] = (),
+        again: Collection[int] = (),
+        *,
+        meetings: bool = True,
     ) -> frozenset[int]:
         """Values that need not be stored: what is light; of what is heavy, those in `once` where a single sweep reads
-        them, and those in `again` at any rate."""
+        them, and those in `again` at any rate. Without `meetings` sums that several steps read are stored: along a
+        residual stream every branch would have to stay until the last sum is computed."""
         passes: dict[int, int] = {}
         for node in reversed(self.nodes):
             (value, *more) = node.makes
@@ -122,6 +128,8 @@ class Flow:
             if more or node.place not in streamed or value in self.outputs or not readers or not by_rows:
                 continue
             count = sum(passes.get(r.makes[0], 1) + bool(r.norm) for r in readers)
+            if not meetings and len(node.rows) > 1 and len(readers) > 1:
+                continue
             if not node.heavy or value in again or (count == 1 and value in once):
                 passes[value] = count
         return frozenset(passes)

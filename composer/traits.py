@@ -25,7 +25,7 @@ class Traits:
     scales        y = scale · x + shift, one number of each per channel: batch normalization by `running_mean`,
                   `running_var` and `eps` of the module, and by its `weight` and `bias` where they are not None
     interpolates  each cell of y is a weighted mean of cells of x, with the same weights for every channel; further
-                  ports lend their grid only
+                  ports lend their grid only, and on the grid that x has y is x
     concatenates  y is the channels of all inputs side by side: `read`, in the order they are read, or `turned`
     in_place      each number by itself, by a module without parameters whose `inplace` may be switched on
     function      which function of each number it is, if it is one of these; the module is that of torch
@@ -52,7 +52,8 @@ class Traits:
                   draws no random number, counts nothing, and writes into no input
     local         which cells of x a cell of y depends on, so that y may be computed in strips (`composer.locality`).
                   cells: the same one, whatever the size of the map, or token. window: those of a pooling module of
-                  torch, by its `kernel_size`, `stride` and `padding`. Linear and scaling leaves are local too
+                  torch, by its `kernel_size`, `stride` and `padding`. spread: each cell of x becomes a block of cells
+                  of y, `factor` of the module along every axis. Linear and scaling leaves are local too
     entire        the ports that every cell of y depends on as a whole, such as keys and values
     enlarges      y is x this many times as large, each cell between the two nearest centres of x; per axis or for all
     statistics    y = (x - mean) / sqrt(var + eps) · weight + bias by a module with these attributes, mean and variance
@@ -79,7 +80,7 @@ class Traits:
     attends: tuple[str, str] | None = None
     position: Literal["", "code", "angles", "bias"] = ""
     pure: bool = False
-    local: Literal["", "cells", "window"] = ""
+    local: Literal["", "cells", "window", "spread"] = ""
     entire: tuple[str, ...] = ()
     enlarges: int | tuple[int, ...] = 0
     statistics: Literal["", "channel", "group"] = ""

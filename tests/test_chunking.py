@@ -284,3 +284,22 @@ def test_nothing_runs_at_evaluation_that_nobody_reads(name: str, dead: set[str],
     assert {s.address for s in program.steps if not s.unused} - runs == dead
     assert {s.address for s in program.steps if s.unused} >= unread
     assert not runs & (dead | unread)
+
+
+@torch.no_grad()
+def test_scores_of_windows_are_kept_or_made_chunk_by_chunk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bias that all windows have is derived once, and is itself what windows without a mask add to their scores."""
+    monkeypatch.setattr(chunking, "BYTES", 15 * 4 * 12)
+    loaded = written(tmp_path, "padded, shifted")
+    keeps, anew = loaded.build().eval(), loaded.build(without="scores").eval()
+    scrambled(keeps)
+    anew.load_state_dict(keeps.state_dict())
+    assert difference(keeps(*inputs_of(keeps, 3)), anew(*inputs_of(keeps, 3))) <= 1e-5
+    found = []
+    for network in (keeps, anew):
+        (step,) = (s for s in network._evaluated() if "windows" in s.by)
+        assert step.kept is not None
+        (bias,), (plan,) = step.kept[2]["shared"].values(), step.kept[2]["plans"].values()
+        found.append([s.scores is bias for chunk in plan for s in chunk.spans if s.scores is not None])
+    assert any(found[0])
+    assert not found[1]

@@ -20,6 +20,7 @@ from composer.figures import size
 from composer.module import Network
 from composer.planning import JOINING
 from composer.plans import MemoryPlan
+from composer.sweeps import Sweep
 from composer.testing import storages
 
 UNET = dict(size=[24, 16, 16], widths=[4, 8, 16], classes=2)
@@ -82,6 +83,18 @@ def test_attention_takes_some_queries_at_a_time() -> None:
     assert "attend" in str(plan)
     scrambled(plain)
     assert same(network, plain, torch.randn(1, 3, 16, 16))
+
+
+def test_sums_of_a_residual_stream_are_stored() -> None:
+    """If all of them were computed anew, every branch would stay until the last, and nothing would be gained."""
+    blueprint = composer.load("vit", size=[32, 32], patch=2, dim=16, depth=3, heads=2, hidden=64, classes=3)
+    before = blueprint.cost(flops=False).peak
+    fixed = before.parts["parameters"] + before.parts["inputs"]
+    plan = blueprint.plan(fixed + (before.bytes - fixed) * 8 // 10)
+    assert plan.fits
+    sums = [n for n in plan.streams.nodes if len(n.rows) > 1]  # type: ignore[union-attr]
+    stored = {a.value for a in plan.streams.actions if isinstance(a, Sweep)}  # type: ignore[union-attr]
+    assert stored & {n.makes[0] for n in sums}
 
 
 def test_the_plan_is_said(planned: Network) -> None:

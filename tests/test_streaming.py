@@ -38,7 +38,13 @@ def made(graph: dict[str, Any], channels: int = 2, size: tuple[int, ...] = (9, 7
 
 
 def streams_of(
-    blueprint: composer.Blueprint, strip: int, once: float = 0, again: float = 0, axis: int = 0, batch: int = 2
+    blueprint: composer.Blueprint,
+    strip: int,
+    once: float = 0,
+    again: float = 0,
+    axis: int = 0,
+    batch: int = 2,
+    meetings: bool = True,
 ) -> Streams:
     """Sweeps over everything there is, with shares of the heavy values virtual: the first ones in order."""
     program = blueprint.optimized(JOINING)
@@ -47,7 +53,7 @@ def streams_of(
     streamed = flow.streamed(extents, 0)
     heavy = [n.makes[0] for n in flow.nodes if n.place in streamed and n.heavy]
     chosen = [set(heavy[: round(share * len(heavy))]) for share in (max(once, again), again)]
-    schedule = Schedule(flow, streamed, flow.virtual(streamed, *chosen), extents, strip)
+    schedule = Schedule(flow, streamed, flow.virtual(streamed, *chosen, meetings=meetings), extents, strip)
     return candidate(schedule, frozenset(), axis, dims)
 
 
@@ -77,7 +83,7 @@ ACTS = ["relu", "gelu", "leaky_relu", "prelu"]
 
 @st.composite
 def layers(draw: Any) -> dict[str, Any]:
-    kind = draw(st.sampled_from(["conv", "conv", "conv", "pool", "up", "resize", "residual"]))
+    kind = draw(st.sampled_from(["conv", "conv", "conv", "pool", "up", "resize", "residual", "spread"]))
     if kind == "conv":
         return {
             "use": "conv", "out": draw(st.sampled_from([2, 4])), "kernel": draw(st.integers(1, 4)),
@@ -88,6 +94,8 @@ def layers(draw: Any) -> dict[str, Any]:
         return {"use": "residual.double", "norm": draw(st.sampled_from(NORMS)), "out": 4}
     if kind == "up":
         return {"use": "conv", "transposed": True, "kernel": draw(st.integers(2, 3)), "stride": 2, "out": 2}
+    if kind == "spread":
+        return {"use": "merge", "transposed": True, "factor": draw(st.integers(2, 3)), "ratio": 1}
     if kind == "resize":
         return {"use": "resize", "scale": 2, "mode": draw(st.sampled_from(["nearest", "linear"]))}
     return {"use": "pool.max", "kernel": 2, "stride": draw(st.integers(1, 2)), "padding": draw(st.integers(0, 1))}
@@ -106,7 +114,7 @@ def test_a_chain_in_strips(data: st.DataObject) -> None:
         return
     strip, once, again = data.draw(st.integers(1, 4000)), data.draw(st.floats(0, 1)), data.draw(st.floats(0, 1))
     axis = data.draw(st.integers(0, len(size) - 1))
-    network.stream(streams_of(blueprint, strip, once, again, axis))
+    network.stream(streams_of(blueprint, strip, once, again, axis, meetings=data.draw(st.booleans())))
     equal(network, torch.randn(2, 2, *size, dtype=torch.float64))
 
 

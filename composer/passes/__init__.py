@@ -33,6 +33,7 @@ from composer.passes.layout import hold_channels_last
 from composer.passes.levels import fold_levels
 from composer.passes.norms import fold_norms
 from composer.passes.products import use_products
+from composer.passes.scores import keep_scores
 from composer.passes.splits import split_concats
 from composer.passes.windows import use_windows
 from composer.prepared import Preparing, fired
@@ -61,6 +62,7 @@ SHIPPED: tuple[Pass, ...] = (
     Pass("filters", keep_filters, prepares=True),
     Pass("constants", keep_constants, prepares=True),
     Pass("windows", use_windows, prepares=True),
+    Pass("scores", keep_scores, prepares=True),
     Pass("chunks", use_chunks, prepares=True),
     Pass("products", use_products, prepares=True),
     Pass("layout", hold_channels_last, prepares=True),

@@ -88,7 +88,8 @@ class Sample(Block):
         return offsets.with_(channels=maps[0].channels)
 
     def traits(self) -> Traits:
-        return Traits(attends=("offsets", "maps"))
+        """Each query samples by itself."""
+        return Traits(attends=("offsets", "maps"), local="cells", entire=("maps", "mask"))
 
     def build(self, maps: list[Type]) -> Any:
         from composer_blocks.modules.deformable import Sample as Module

@@ -212,6 +212,9 @@ class Spread(Block):
     def infer(self, rule: Rule, x: Type) -> Type:
         return map_(x.channels // self.factor**x.rank, tuple(n * self.factor for n in x.grid))
 
+    def traits(self) -> Traits:
+        return Traits(local="spread")
+
     def build(self, rank: int) -> Any:
         from composer_blocks.modules.resampling import Spread as Module
 
