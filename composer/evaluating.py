@@ -160,14 +160,17 @@ def _mark(tensor: Tensor) -> Any:
 _tracing: Callable[[], bool] = torch.jit.is_tracing  # type: ignore[attr-defined]
 
 
+_KINDS = ("forward", "forward_pre", "backward", "backward_pre")
+_HOOKS = tuple(getattr(modules_of_torch, f"_global_{kind}_hooks") for kind in _KINDS)
+"""Those for every module, which torch puts into these and takes out of them."""
+
+
 def _listening() -> bool:
     """Whether there are hooks for every module; one that only counts who is at work, as torch's counter of FLOPs has,
     is none."""
-    kinds = ("forward", "forward_pre", "backward", "backward_pre")
-    hooks = [getattr(modules_of_torch, f"_global_{kind}_hooks") for kind in kinds]
-    if not any(hooks):
+    if not any(_HOOKS):
         return False
-    return any(not isinstance(getattr(h, "__self__", None), ModuleTracker) for held in hooks for h in held.values())
+    return any(not isinstance(getattr(h, "__self__", None), ModuleTracker) for held in _HOOKS for h in held.values())
 
 
 def recording() -> bool:
