@@ -25,7 +25,7 @@ from composer.diagnostics import (
     nearest,
 )
 from composer.frozen import dataclass
-from composer.names import Names, evaluate
+from composer.names import Names, evaluate, is_var
 from composer.shipped import is_hybrid as is_hybrid
 from composer.shipped import published as published
 from composer.shipped import shipped as shipped
@@ -729,6 +729,8 @@ def _computed(params: dict[str, Param], given: Mapping[str, tuple[Any, Span | No
 
     def compute(param: Param, raw: Any, span: Span | None, asking: tuple[str, ...]) -> Any:
         if param.type == "block":
+            if (other := is_var(raw)) in params:
+                value(other, asking)  # it stays a name; but a circle of names has no end
             return raw
         lazy = {n: value(n, asking) for n in expressions.names_in(raw) if n in params}
         rules = {k: _rule_value(k, r, param, params, value, asking) for k, r in param.rules.items()}

@@ -107,6 +107,8 @@ DOCUMENTS = {
     "params: {width: {default: 8, choices: 3}}\ninputs: {image: B 4 H W}\ngraph: {y: {use: conv, out: $width}}\noutputs: {y: y}\n": "BP201 3:27 `choices` of the parameter `width` must be a list, not 3",
     "params: {width: {type: int}}\ninputs: {image: B 4 H W}\ngraph: {y: {use: conv, out: $width}}\noutputs: {y: y}\n": "BP202 3:17 the parameter `width` needs a value",
     "params: {width: $depth, depth: $width}\ninputs: {image: B 4 H W}\ngraph: {y: {use: conv, out: $width}}\noutputs: {y: y}\n": "BP109 3:17 parameters are computed in a circle: width -> depth -> width",
+    "params: {norm: {type: block, default: $norm}}\ninputs: {image: B 4 H W}\ngraph: {y: {use: conv, norm: $norm}}\noutputs: {y: y}\n": "BP109 3:39 parameters are computed in a circle: norm -> norm",
+    "params: {norm: {type: block, default: $act}, act: {type: block, default: $norm}}\ninputs: {image: B 4 H W}\ngraph: {y: {use: conv, norm: $norm, act: $act}}\noutputs: {y: y}\n": "BP109 3:39 parameters are computed in a circle: norm -> act -> norm",
     "extends: nope\n": "BP105 3:10 there is no blueprint `nope`, and no such file",
     "extends: toy.yaml\n": "BP109 3:10 `extends` goes in a circle: toy.yaml -> toy.yaml",
     "extends: [a]\n": "BP201 3:10 `extends` must be a text, not ['a']",
