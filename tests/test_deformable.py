@@ -176,6 +176,17 @@ def test_what_does_not_fit_is_refused(case: str, tmp_path: Path) -> None:
     assert text in str(caught.value)
 
 
+def test_a_mask_of_other_axes_is_refused() -> None:
+    text = """blueprint: 1
+name: x
+inputs: {image: {type: B 4 H W, size: [4, 4]}, volume: {type: B 1 D E F, size: [4, 4, 4]}}
+graph: {y: {use: attention.deformable, from: {x: image, mask: volume}, heads: 2, points: 1}}
+outputs: {y: y}
+"""
+    with pytest.raises(composer.BlueprintError, match="needs a mask of one channel for each map"):
+        composer.Blueprint.parse(text).check()
+
+
 @pytest.mark.parametrize("grid", [[4, 6], [2, 4, 4]])
 def test_split_is_the_inverse_of_flatten(grid: list[int], tmp_path: Path) -> None:
     text = f"""blueprint: 1

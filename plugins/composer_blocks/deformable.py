@@ -82,7 +82,8 @@ class Sample(Block):
         rule.need(reference.channels in (rank, 2 * rank), text, "BP301")
         rule.equal(offsets.length, reference.length, f"as many reference points as queries, not {reference}")
         text = f"needs a mask of one channel for each map: {listed(maps)}; masks: {listed(mask or [])}"
-        if mask is not None and rule.need(len(mask) == len(maps) and all(m.channels == 1 for m in mask), text, "BP301"):
+        grids = [len(m.grid) for m in maps] == [len(m.grid) for m in mask or []]
+        if mask is not None and rule.need(grids and all(m.channels == 1 for m in mask), text, "BP301"):
             for a, b in ((a, b) for m, n in zip(maps, mask, strict=True) for a, b in zip(m.grid, n.grid, strict=True)):
                 rule.equal(a, b, text)
         return offsets.with_(channels=maps[0].channels)
