@@ -241,8 +241,7 @@ def _apart(quick: Quick, slots: Mapping[str, int], asked: Mapping[str, Rows]) ->
         _asking(c, slots[a], asked[a]) if a in slots else c for a, c in zip(plain.addresses, plain.calls, strict=True)
     ]
     parts.also = tuple(slots.values())
-    own = (call.target,) if isinstance(call.target, int) else tuple(slot for _, slot in call.target)
-    return moved(call.several(tuple((slot, slot) for slot in (*own, *parts.also))).quick(), parts)
+    return moved(call.several(tuple((slot, slot) for slot in (*call.writes, *parts.also))).quick(), parts)
 
 
 # --- taps -----------------------------------------------------------------------------------------------------------

@@ -19,7 +19,8 @@ and `kind, reads, named, dead, at` of the `Call`."""
 
 
 class Call(NamedTuple):
-    """One step. What it calls is found at home by its name when it is called.
+    """One step. What it calls is found at home, among the children of its owner, by its name when it is called: that
+    costs 30 ns, and a module that is replaced (SyncBatchNorm, adapters, quantization) is really replaced.
 
     kind    how it is called
     reads   the slots of the required ports; of a list of values a list
@@ -45,6 +46,11 @@ class Call(NamedTuple):
         rest = (self.kind, self.reads, self.named, self.dead, self.at)
         return chain, self.home, self.name, self.reads[0] if single else -1, self.target, rest
 
+    @property
+    def writes(self) -> tuple[int, ...]:
+        """The slots of its results."""
+        return (self.target,) if isinstance(self.target, int) else tuple(slot for _, slot in self.target)
+
     def several(self, target: tuple[tuple[Any, int], ...]) -> Call:
         """The call with several results."""
         return self._replace(kind=min(self.kind, PLAIN), target=target)
@@ -56,16 +62,22 @@ def by_name(quick: Quick) -> Call:
     return Call(home, name, kind, reads, named, target, dead, at)
 
 
-def moved(quick: Quick, called: Callable[..., Any]) -> Quick:
+def moved(quick: Quick, to: Callable[..., Any]) -> Quick:
     """The same step, calling something else."""
     chain, _, _, *rest = quick
-    return chain, {"": called}, "", *rest
+    return chain, {"": to}, "", *rest
+
+
+def called(quick: Quick) -> Any:
+    """What a step calls."""
+    _, home, name, *_ = quick
+    return home[name]
 
 
 def callee(quick: Quick) -> Any:
-    """What a step calls, watched or not."""
-    called = quick[1][quick[2]]
-    return getattr(called, "__wrapped__", called)
+    """The same where nobody watches."""
+    found = called(quick)
+    return getattr(found, "__wrapped__", found)
 
 
 def run(calls: Sequence[Quick], slots: Any) -> None:

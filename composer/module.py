@@ -24,7 +24,7 @@ from torch.utils.checkpoint import checkpoint, noop_context_fn
 from composer.addresses import Pattern
 from composer.attention import Taps, tapped, together
 from composer.beginning import begin, begun
-from composer.calls import NAMED, PLAIN, SINGLE, Call, Quick, callee, gathered, moved, run
+from composer.calls import NAMED, PLAIN, SINGLE, Call, Quick, called, callee, gathered, moved, run
 from composer.diagnostics import BlueprintError, Diagnostic, PluginError, listing, nearest, raised_at
 from composer.dims import Size
 from composer.evaluating import Evaluated, Home, Trained, Watched, following, modules_in, recording
@@ -45,9 +45,6 @@ from composer.waiting import Watch
 if TYPE_CHECKING:
     from composer.blueprint import Blueprint
     from composer.plans import MemoryPlan
-
-# A step's callable is found when it is called (`Home`): among the children of its owner, by its name. Looking it up
-# costs 30 ns, and a module that is replaced (SyncBatchNorm, adapters, quantization) is really replaced.
 
 
 class InputError(BlueprintError, ValueError):
@@ -262,7 +259,7 @@ class Network(nn.Module):
 
     def _evaluated(self) -> Iterator[Evaluated]:
         for plan in self._prepared.values():
-            yield from (called for called in map(callee, plan.calls) if isinstance(called, Evaluated))
+            yield from (each for each in map(callee, plan.calls) if isinstance(each, Evaluated))
 
     def _forget(self) -> None:
         for step in self._evaluated() if "_prepared" in self.__dict__ else ():
@@ -374,14 +371,13 @@ def watch(network: Network, watcher: Callable[[str, Callable[..., Any]], Callabl
     """Put `watcher(address, callable)` in the place of what every step calls, for good; its `__wrapped__` is that."""
     for plan in (*network._plans.values(), *network._prepared.values(), *network._trained.values()):
         for k, quick in enumerate(plan.calls):
-            _, home, name, *_ = quick
-            plan.calls[k] = moved(quick, watcher(plan.addresses[k], home[name]))
+            plan.calls[k] = moved(quick, watcher(plan.addresses[k], called(quick)))
 
 
 def callables(network: Network) -> dict[str, Callable[..., Any]]:
     """What every step calls, by its address."""
     plans = network._plans.values()
-    return {a: home[name] for p in plans for a, (_, home, name, *_) in zip(p.addresses, p.calls, strict=True)}
+    return {a: called(quick) for p in plans for a, quick in zip(p.addresses, p.calls, strict=True)}
 
 
 def regroup(network: Network, change: Callable[[_Plan], None]) -> None:
@@ -394,8 +390,8 @@ def regroup(network: Network, change: Callable[[_Plan], None]) -> None:
 def uses(network: Network) -> Iterator[tuple[str, Any, list[nn.Parameter]]]:
     """The address of every step, in training and at evaluation, what it calls, and the parameters of that."""
     for plan in network._plans.values():
-        for address, (_, home, name, *_) in zip(plan.addresses, plan.calls, strict=True):
-            call = home[name]
+        for address, quick in zip(plan.addresses, plan.calls, strict=True):
+            call = called(quick)
             if isinstance(call, nn.Module):
                 yield address, call, list(call.parameters())
             elif isinstance(call, _Held):
@@ -613,7 +609,7 @@ def _checkpointed(calls: Sequence[Quick], segment: Segment, slots: list[Any]) ->
         run(calls, own)
         return tuple(own[k] for k in segment.writes)
 
-    states = [b for _, home, name, *_ in calls for b in _states(home[name])]
+    states = [b for quick in calls for b in _states(called(quick))]
     given = [slots[k] for k in segment.reads]
     for slot in segment.dead:
         slots[slot] = None
@@ -661,7 +657,7 @@ def _fill(states: Sequence[Tensor], values: Sequence[Tensor]) -> None:
 def _arguments(step: Step) -> tuple[int, tuple[Any, ...], tuple[tuple[str, Any], ...]]:
     """Required ports go by position, optional ones by name; before them, how the step is called."""
     if len(step.inputs) == 1 and type(value := step.inputs[0][1]) is int and step.inputs[0][0] in step.block.required:
-        return SINGLE if step.keys is None and len(step.outputs) == 1 else PLAIN, (value,), ()
+        return _kind((value,), step.outputs if step.keys is None else ()), (value,), ()
     given = dict(step.inputs)
     required = [p for p in step.block.required if p in given]
     rest = [p for p in given if p not in required]

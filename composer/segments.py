@@ -78,7 +78,7 @@ def _segment(calls: Sequence[Quick], start: int, stop: int, wanted: set[int]) ->
     for call in map(by_name, calls[start:stop]):
         touched = [*_slots(call.reads), *(i for _, value in call.named for i in _slots(value))]
         reads |= dict.fromkeys(i for i in touched if i not in made)
-        made |= dict.fromkeys([call.target] if isinstance(call.target, int) else [slot for _, slot in call.target])
+        made |= dict.fromkeys(call.writes)
         dead |= set(call.dead)
     writes = tuple(i for i in made if i not in dead or i in wanted)
     return Segment(start, stop, True, tuple(reads), writes, tuple(sorted(dead & set(reads))))

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from composer.calls import Quick, by_name, callee, moved, run
+from composer.calls import Quick, by_name, called, callee, moved, run
 from composer.evaluating import Evaluated
 from composer.inference import Program, Step, Value
 from composer.locality import locality, trimmed
@@ -259,11 +259,10 @@ def _cut(x: Tensor, dim: int, start: int, length: int) -> Tensor:
 
 def _trimmed(call: Quick, axis: int, rank: int) -> Quick:
     """A call whose module does without its padding along an axis; watched as the call is."""
-    called = callee(call)
-    prepared = isinstance(called, Evaluated)
-    made = partial(called.without_padding, axis, rank) if prepared else trimmed(called, axis, rank)
-    _, home, name, *_ = call
-    again = getattr(home[name], "again", None)
+    module = callee(call)
+    prepared = isinstance(module, Evaluated)
+    made = partial(module.without_padding, axis, rank) if prepared else trimmed(module, axis, rank)
+    again = getattr(called(call), "again", None)
     return moved(call, again(made) if again else made)
 
 
