@@ -378,12 +378,12 @@ def test_what_has_options_is_parsed(words: str, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_completion_knows_names_presets_blocks_and_codes() -> None:
-    from composer.cli import common
+    from composer.cli import arguments
 
-    assert "swin_unet" in common.complete_blueprint("swin")
-    assert "vit:large" in common.complete_blueprint("vit:")
-    assert "attention.window" in common.complete_block("attention.")
-    assert "BP301" in common.complete_code("bp3")
+    assert "swin_unet" in arguments.complete_blueprint("swin")
+    assert "vit:large" in arguments.complete_blueprint("vit:")
+    assert "attention.window" in arguments.complete_block("attention.")
+    assert "BP301" in arguments.complete_code("bp3")
 
 
 def test_the_shell_completes(tmp_path: Path) -> None:

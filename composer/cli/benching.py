@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from composer.cli import common
+from composer.cli import arguments, common
 from composer.cli.costing import sized
 from composer.diagnostics import BlueprintError, Diagnostic, did_you_mean, listing
 
@@ -31,8 +31,8 @@ def add_to(app: typer.Typer) -> None:
 
 
 def bench(
-    blueprint: common.Name,
-    overrides: common.Overrides = None,
+    blueprint: arguments.Name,
+    overrides: arguments.Overrides = None,
     against: Annotated[
         str,
         typer.Option(
@@ -54,9 +54,9 @@ def bench(
     ] = "default",
     memory: Annotated[bool, typer.Option(help="Measure memory too, each network in its own process.")] = True,
     profile: Annotated[bool, typer.Option("--profile", help="Also print where the time of both goes.")] = False,
-    without: common.Without = None,
+    without: arguments.Without = None,
     json: Annotated[Path | None, typer.Option(help="Also write what was measured to this file.")] = None,
-    plugin: common.Plugins = None,
+    plugin: arguments.Plugins = None,
 ) -> None:
     """Measure a network beside another implementation on equal weights: time in turn, peak memory, difference."""
     from composer.bench import Case

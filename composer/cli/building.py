@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from composer.cli import common
+from composer.cli import arguments, common
 from composer.diagnostics import BlueprintError, Diagnostic, did_you_mean, listing
 
 
@@ -20,13 +20,13 @@ def add_to(app: typer.Typer) -> None:
 
 def convert(
     checkpoint: Annotated[Path, typer.Argument(help="The official file: .safetensors, .pt, .pth, .bin or .npz.")],
-    overrides: common.Overrides = None,
-    to: Annotated[str, typer.Option("--to", help="The blueprint.", autocompletion=common.complete_blueprint)] = "",
+    overrides: arguments.Overrides = None,
+    to: Annotated[str, typer.Option("--to", help="The blueprint.", autocompletion=arguments.complete_blueprint)] = "",
     origin: Annotated[
         str | None, typer.Option("--from", help="Which names the file has: official, transformers, …")
     ] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="The .safetensors to write.")] = None,
-    plugin: common.Plugins = None,
+    plugin: arguments.Plugins = None,
     partial: Annotated[bool, typer.Option("--partial", help="Write even when some weights are missing.")] = False,
 ) -> None:
     """Convert an official checkpoint to this blueprint's names; lists what was mapped, dropped and missing."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from composer.cli import common
+from composer.cli import arguments, common
 from composer.compose import Blueprint
 from composer.diagnostics import BlueprintError, ComposerError, Diagnostic
 
@@ -23,17 +23,17 @@ def add_to(app: typer.Typer) -> None:
 
 
 def diff(
-    blueprint: common.Name,
+    blueprint: arguments.Name,
     other: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="[BLUEPRINT] [KEY=VALUE]...",
             help="The second blueprint, the first again if it is left out, and its overrides.",
-            autocompletion=common.complete_blueprint,
+            autocompletion=arguments.complete_blueprint,
         ),
     ] = None,
-    plugin: common.Plugins = None,
-    json: common.Json = False,
+    plugin: arguments.Plugins = None,
+    json: arguments.Json = False,
 ) -> None:
     """What changed from one network to another, node by node."""
     from composer.diff import difference

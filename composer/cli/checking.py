@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from composer.cli import common
+from composer.cli import arguments, common
 from composer.cli.verdict import described, typed, verdict
 from composer.cli.verdict import parse_size as parse_size
 from composer.compose import Blueprint
@@ -30,11 +30,11 @@ def add_to(app: typer.Typer) -> None:
 
 
 def check(
-    blueprint: common.Name,
-    overrides: common.Overrides = None,
+    blueprint: arguments.Name,
+    overrides: arguments.Overrides = None,
     size: Annotated[str | None, typer.Option(help="Also check an input of this size, such as 224,224.")] = None,
-    plugin: common.Plugins = None,
-    json: common.Json = False,
+    plugin: arguments.Plugins = None,
+    json: arguments.Json = False,
 ) -> None:
     """Check names, wiring, types and sizes. Builds nothing."""
     verdict(blueprint, overrides, size, plugin, json)
@@ -49,12 +49,12 @@ def seen(loaded: Blueprint) -> tuple[Program, list[Diagnostic]]:
 
 
 def sizes(
-    blueprint: common.Name,
-    overrides: common.Overrides = None,
+    blueprint: arguments.Name,
+    overrides: arguments.Overrides = None,
     size: Annotated[str | None, typer.Option(help="Is this one valid, and which are nearest? Such as 240,240.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="Sizes are looked at up to here.")] = 1024,
-    plugin: common.Plugins = None,
-    json: common.Json = False,
+    plugin: arguments.Plugins = None,
+    json: arguments.Json = False,
 ) -> None:
     """The valid sizes of each axis, and the nodes that cause them. Exit status 1 if `--size` is not valid."""
     loaded = common.load(blueprint, overrides, plugin)
@@ -110,8 +110,8 @@ def _alike(cause: Cause, axis: str, found: Sizes) -> tuple[Any, ...]:
 
 
 def show(
-    blueprint: common.Name,
-    overrides: common.Overrides = None,
+    blueprint: arguments.Name,
+    overrides: arguments.Overrides = None,
     svg: Annotated[Path | None, typer.Option(help="Write a picture instead.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write a page: the graph, costs, and the text beside it.")] = None,
     full: Annotated[bool, typer.Option("--full", help="Open every level.")] = False,
@@ -125,9 +125,9 @@ def show(
     at: Annotated[list[str] | None, typer.Option(help="With --position: only these blocks of positions.")] = None,
     weights: Annotated[Path | None, typer.Option(help="With --position: weights, .safetensors or .pt.")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="With --position: the PNG to write.")] = None,
-    without: common.Without = None,
-    plugin: common.Plugins = None,
-    json: common.Json = False,
+    without: arguments.Without = None,
+    plugin: arguments.Plugins = None,
+    json: arguments.Json = False,
 ) -> None:
     """Draw the graph: types, parameters and options of every node."""
     from composer import drawing

@@ -1,4 +1,4 @@
-"""What the verbs share: arguments, loading, what they say."""
+"""What the verbs share: loading, what they say."""
 
 from __future__ import annotations
 
@@ -6,32 +6,11 @@ import sys
 from collections.abc import Iterable
 from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from composer.compose import Blueprint, uncollected
 from composer.diagnostics import Diagnostic
 from composer.registry import Registry
-
-if TYPE_CHECKING:
-    from composer.cli.arguments import Json as Json
-    from composer.cli.arguments import Name as Name
-    from composer.cli.arguments import Overrides as Overrides
-    from composer.cli.arguments import Plugins as Plugins
-    from composer.cli.arguments import Without as Without
-    from composer.cli.arguments import complete_block as complete_block
-    from composer.cli.arguments import complete_blueprint as complete_blueprint
-    from composer.cli.arguments import complete_code as complete_code
-
-
-def __getattr__(name: str) -> Any:
-    """Arguments, imported when a verb declares some: typer comes with them."""
-    from composer.cli import arguments
-
-    try:
-        return getattr(arguments, name)
-    except AttributeError:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
-
 
 ONLY: ContextVar[tuple[str, ...] | None] = ContextVar("ONLY", default=None)
 """The plugins that the command may load beside Composer's own; None leaves it to the environment."""

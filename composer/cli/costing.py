@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from composer import figures
-from composer.cli import common
+from composer.cli import arguments, common
 from composer.cli.checking import parse_size
 from composer.diagnostics import BlueprintError, Diagnostic, did_you_mean, listing
 from composer.figures import GROUPINGS, ORDERS, Cost, Row
@@ -28,8 +28,8 @@ def add_to(app: typer.Typer) -> None:
 
 
 def cost(
-    blueprint: common.Name,
-    overrides: common.Overrides = None,
+    blueprint: arguments.Name,
+    overrides: arguments.Overrides = None,
     size: Annotated[
         list[str] | None,
         typer.Option(help="The size of the input, such as 512,512,256; of another input target=64, repeatable."),
@@ -47,12 +47,12 @@ def cost(
     by: Annotated[str, typer.Option(help="A row for each node, stage or block.")] = "node",
     sort: Annotated[str, typer.Option(help="memory, saved, activations, flops, params or place.")] = "memory",
     top: Annotated[int, typer.Option(help="Rows to show; 0 for all.", min=0)] = 16,
-    without: common.Without = None,
+    without: arguments.Without = None,
     memory: Annotated[
         str | None, typer.Option(help="Plan how it fits into so much, such as 24GB, or say what would.")
     ] = None,
-    plugin: common.Plugins = None,
-    json: common.Json = False,
+    plugin: arguments.Plugins = None,
+    json: arguments.Json = False,
 ) -> None:
     """Count parameters, FLOPs and memory, per node and in total, without allocating any of it."""
     _known("--by", by, GROUPINGS)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from composer.cli import common
+from composer.cli import arguments, common
 from composer.diagnostics import BlueprintError, Diagnostic
 
 
@@ -17,12 +17,12 @@ def add_to(app: typer.Typer) -> None:
 
 
 def eject(
-    blueprint: common.Name,
-    overrides: common.Overrides = None,
+    blueprint: arguments.Name,
+    overrides: arguments.Overrides = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="A .py file; to stdout without it, or with -.")
     ] = None,
-    plugin: common.Plugins = None,
+    plugin: arguments.Plugins = None,
 ) -> None:
     """Write the network as one readable Python file that needs torch alone; weights keep their names."""
     output = None if output == Path("-") else output

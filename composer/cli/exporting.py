@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from composer import folders
-from composer.cli import common
+from composer.cli import arguments, common
 from composer.cli.costing import sized
 from composer.diagnostics import BlueprintError, ComposerError, Diagnostic, PluginError, did_you_mean, listing
 
@@ -25,8 +25,8 @@ def add_to(app: typer.Typer) -> None:
 
 
 def export(
-    blueprint: common.Name,
-    overrides: common.Overrides = None,
+    blueprint: arguments.Name,
+    overrides: arguments.Overrides = None,
     onnx: Annotated[Path | None, typer.Option(help="ONNX with weights, for onnxruntime and others.")] = None,
     torch: Annotated[Path | None, typer.Option(help="A torch.export program (.pt2); it runs without Composer.")] = None,
     netron: Annotated[Path | None, typer.Option(help="The graph of blocks (.onnx) for netron; no weights.")] = None,
@@ -42,7 +42,7 @@ def export(
         bool, typer.Option("--fixed", help="Fix the sizes; without, those of the rules stay open.")
     ] = False,
     verify: Annotated[bool, typer.Option(help="Run the file once beside the network.")] = True,
-    plugin: common.Plugins = None,
+    plugin: arguments.Plugins = None,
 ) -> None:
     """Write the network in the format of other programs. Batch and sizes stay open as far as the rules allow it."""
     given = {"onnx": onnx, "torch": torch, "netron": netron, "monai-bundle": monai_bundle, "hub": hub}

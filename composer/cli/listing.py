@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from composer.block import Block
-from composer.cli import common
+from composer.cli import arguments, common
 from composer.diagnostics import BlueprintError, ComposerError, Diagnostic, did_you_mean
 from composer.registry import Registry
 
@@ -23,7 +23,7 @@ def add_to(app: typer.Typer) -> None:
     app.command()(schema)
 
 
-def list_(plugin: common.Plugins = None, json: common.Json = False) -> None:
+def list_(plugin: arguments.Plugins = None, json: arguments.Json = False) -> None:
     """The blueprints that can be named."""
     from composer.blueprint import is_fragment, is_hybrid, load, shipped
 
@@ -63,12 +63,14 @@ def list_(plugin: common.Plugins = None, json: common.Json = False) -> None:
 
 
 def blocks(
-    name: Annotated[str | None, typer.Argument(help="One block in full.", autocompletion=common.complete_block)] = None,
+    name: Annotated[
+        str | None, typer.Argument(help="One block in full.", autocompletion=arguments.complete_block)
+    ] = None,
     used_by: Annotated[bool, typer.Option("--used-by", help="Which blueprints each block stands in.")] = False,
     matrix: Annotated[bool, typer.Option("--matrix", help="Try every swap in every architecture.")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="These tables for a document.")] = False,
-    plugin: common.Plugins = None,
-    json: common.Json = False,
+    plugin: arguments.Plugins = None,
+    json: arguments.Json = False,
 ) -> None:
     """The blocks a blueprint can use."""
     known = common.registry(plugin)
@@ -134,7 +136,7 @@ def block_page(facts: dict[str, Any]) -> None:
 
 def explain(
     code: Annotated[
-        str | None, typer.Argument(help="Such as BP301; all titles without it.", autocompletion=common.complete_code)
+        str | None, typer.Argument(help="Such as BP301; all titles without it.", autocompletion=arguments.complete_code)
     ] = None,
     all_: Annotated[bool, typer.Option("--all", help="Every code in full.")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="For a document.")] = False,
@@ -153,11 +155,11 @@ def explain(
 def schema(
     blueprint: Annotated[
         str | None,
-        typer.Argument(help="A blueprint whose nodes it names, too.", autocompletion=common.complete_blueprint),
+        typer.Argument(help="A blueprint whose nodes it names, too.", autocompletion=arguments.complete_blueprint),
     ] = None,
-    overrides: common.Overrides = None,
+    overrides: arguments.Overrides = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="A file; stdout without it.")] = None,
-    plugin: common.Plugins = None,
+    plugin: arguments.Plugins = None,
 ) -> None:
     """The JSON schema of the language with all installed blocks, for editors; of one blueprint, with its nodes.
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from composer.cli import common
+from composer.cli import arguments, common
 from composer.compose import Blueprint
 from composer.diagnostics import BlueprintError, Diagnostic
 
@@ -18,13 +18,13 @@ def add_to(app: typer.Typer) -> None:
 
 
 def lock(
-    blueprint: common.Name,
-    overrides: common.Overrides = None,
+    blueprint: arguments.Name,
+    overrides: arguments.Overrides = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="A .yaml file; ./NAME.lock.yaml without it.")
     ] = None,
-    plugin: common.Plugins = None,
-    json: common.Json = False,
+    plugin: arguments.Plugins = None,
+    json: arguments.Json = False,
 ) -> None:
     """Write a network in full, with the versions, interfaces and types it was made with; `check` compares them."""
     from composer.files import write_text

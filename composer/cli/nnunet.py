@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from composer.cli import common
+from composer.cli import arguments, common
 from composer.diagnostics import BlueprintError, Diagnostic
 
 
@@ -35,8 +35,8 @@ def remove() -> None:
 
 
 def plan(
-    blueprint: common.Name,
-    overrides: common.Overrides = None,
+    blueprint: arguments.Name,
+    overrides: arguments.Overrides = None,
     spacing: Annotated[str, typer.Option(help="Of the voxels in mm, such as 3,0.8,0.8; the coarsest first.")] = "1,1,1",
     shape: Annotated[str, typer.Option(help="Of the median image in voxels, in the same order.")] = "160,192,160",
     channels: Annotated[int, typer.Option(help="Of the images.", min=1)] = 1,

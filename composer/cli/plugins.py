@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from composer.cli import common
+from composer.cli import arguments, common
 from composer.cli.listing import table
 from composer.plugins import Plugin
 from composer.registry import Registry, clash
@@ -20,7 +20,7 @@ def add_to(app: typer.Typer) -> None:
     app.add_typer(group, name="plugins")
 
 
-def plugins(context: typer.Context, plugin: common.Plugins = None, json: common.Json = False) -> None:
+def plugins(context: typer.Context, plugin: arguments.Plugins = None, json: arguments.Json = False) -> None:
     """Installed plugins, what they bring, how long they take to load, and which failed."""
     if context.invoked_subcommand is not None:
         return
@@ -99,8 +99,8 @@ def problems(known: Registry) -> list[str]:
 
 def doctor(
     names: Annotated[list[str] | None, typer.Argument(help="Plugins or distributions; all without it.")] = None,
-    plugin: common.Plugins = None,
-    json: common.Json = False,
+    plugin: arguments.Plugins = None,
+    json: arguments.Json = False,
 ) -> None:
     """Import every plugin, look for clashes, check its API version, its blocks and its blueprints."""
     from composer import doctor as doctors

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from composer.cli import common, training
+from composer.cli import arguments, common, training
 
 if TYPE_CHECKING:
     from composer.plans import MemoryPlan
@@ -23,8 +23,8 @@ def add_to(app: typer.Typer) -> None:
 
 
 def pretrain(
-    blueprint: common.Name,
-    overrides: common.Overrides = None,
+    blueprint: arguments.Name,
+    overrides: arguments.Overrides = None,
     pretext: Annotated[
         str, typer.Option(help="mae: predict hidden patches; rotation: tell how the image was turned.")
     ] = "mae",
@@ -56,7 +56,7 @@ def pretrain(
     workers: training.Workers = 0,
     memory: Annotated[str | None, typer.Option(help="Plan how a step fits into so much memory, such as 8GB.")] = None,
     force: training.Force = False,
-    plugin: common.Plugins = None,
+    plugin: arguments.Plugins = None,
 ) -> None:
     """Teach an encoder without labels; `composer train … --from RUN` begins with what it learned."""
     common.keep_memory()

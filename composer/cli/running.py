@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from composer import folders
-from composer.cli import common
+from composer.cli import arguments, common
 from composer.compose import Blueprint, fed
 from composer.diagnostics import BlueprintError, Diagnostic, PluginError
 from composer.segmenting import segmentation
@@ -33,9 +33,9 @@ def add_to(app: typer.Typer) -> None:
 
 
 def run(
-    blueprint: common.Name,
+    blueprint: arguments.Name,
     image: Annotated[Path, typer.Argument(help="A NIfTI image, .nii or .nii.gz.")],
-    overrides: common.Overrides = None,
+    overrides: arguments.Overrides = None,
     output: Annotated[Path, typer.Option("-o", "--output", help="The label map to write.")] = Path("labels.nii.gz"),
     weights: Annotated[Path | None, typer.Option(help="Weights, .safetensors or .pt.")] = None,
     picture: Annotated[Path | None, typer.Option(help="The PNG; beside the output without it.")] = None,
@@ -49,7 +49,7 @@ def run(
     names: Annotated[str | None, typer.Option(help="Class names for the picture, from class 1: 'grey,white'.")] = None,
     device: Annotated[str, typer.Option(help="Such as cpu or cuda.")] = "cpu",
     dtype: Annotated[str, typer.Option(help="Of the network: fp32, bf16 or fp16.")] = "fp32",
-    without: common.Without = None,
+    without: arguments.Without = None,
     memory: Annotated[str | None, typer.Option(help="Plan how it runs within so much memory, such as 8GB.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Also what will not fit into the memory.")] = False,
     tap: Annotated[
@@ -58,7 +58,7 @@ def run(
     query: Annotated[
         list[str] | None, typer.Option("--query", help="A voxel whose attention is drawn: X,Y,Z of the file.")
     ] = None,
-    plugin: common.Plugins = None,
+    plugin: arguments.Plugins = None,
 ) -> None:
     """Segment an image: sliding windows over the volume, or slice by slice for a 2-D network."""
     from composer import imaging

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
-from composer.cli import common, training
+from composer.cli import arguments, common, training
 from composer.diagnostics import BlueprintError, ComposerError, Diagnostic
 
 if TYPE_CHECKING:
@@ -40,9 +40,9 @@ def add_to(app: typer.Typer) -> None:
 def search(
     blueprint: Annotated[
         str | None,
-        typer.Argument(metavar="BLUEPRINT", help="What is varied.", autocompletion=common.complete_blueprint),
+        typer.Argument(metavar="BLUEPRINT", help="What is varied.", autocompletion=arguments.complete_blueprint),
     ] = None,
-    overrides: common.Overrides = None,
+    overrides: arguments.Overrides = None,
     space: Annotated[Path | None, typer.Option(help="A YAML file: what to choose from.")] = None,
     budget: Annotated[str | None, typer.Option(help="Such as 'flops<50G, memory<8GB, parameters<5M'.")] = None,
     data: Annotated[str | None, typer.Option(help="As of `train`: a dataset.json, a YAML list, a folder.")] = None,
@@ -59,8 +59,8 @@ def search(
     axis: training.Axis = "axial",
     normalize: training.Normalize = "auto",
     device: training.Device = "auto",
-    plugin: common.Plugins = None,
-    json: common.Json = False,
+    plugin: arguments.Plugins = None,
+    json: arguments.Json = False,
 ) -> None:
     """Search parameters and parts for the best Dice at each cost. Stopped at any moment, the same command goes on."""
     from composer.blueprint import parse_overrides

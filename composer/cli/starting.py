@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from composer import starting
-from composer.cli import common
+from composer.cli import arguments, common
 
 
 def add_to(app: typer.Typer) -> None:
@@ -34,10 +34,10 @@ def blueprint(
     name: Annotated[str, typer.Argument(help="Its name, which is that of the file too.")],
     base: Annotated[
         str | None,
-        typer.Option("--from", help="The blueprint to change.", autocompletion=common.complete_blueprint),
+        typer.Option("--from", help="The blueprint to change.", autocompletion=arguments.complete_blueprint),
     ] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="A new file; ./NAME.yaml without it.")] = None,
-    plugin: common.Plugins = None,
+    plugin: arguments.Plugins = None,
 ) -> None:
     """Write a blueprint to start from: a small network, or one that extends another."""
     path = output or Path(f"{name}.yaml")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from composer.cli import common
+from composer.cli import arguments, common
 from composer.compose import Blueprint
 from composer.diagnostics import BlueprintError, Diagnostic
 
@@ -58,8 +58,8 @@ def add_to(app: typer.Typer) -> None:
 
 
 def train(
-    blueprint: common.Name,
-    overrides: common.Overrides = None,
+    blueprint: arguments.Name,
+    overrides: arguments.Overrides = None,
     data: Annotated[
         str | None, typer.Option(help="A dataset.json (MSD, nnU-Net), a YAML list, a folder, or `demo`.")
     ] = None,
@@ -92,7 +92,7 @@ def train(
         str | None, typer.Option(help="The largest patch whose step fits into so much, such as 8GB; or a plan for it.")
     ] = None,
     force: Force = False,
-    plugin: common.Plugins = None,
+    plugin: arguments.Plugins = None,
 ) -> None:
     """Train a segmentation network. Interrupted at any moment, the same command goes on where it was."""
     common.keep_memory()
